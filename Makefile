@@ -1,0 +1,53 @@
+# Two commands do everything: `make demo` and `make test`. Each target sets up what it needs first (tools/setup.sh).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast lint evidence bench lock clean
+
+PYTHON_RUN := PYTHONPATH=python .venv/bin/python
+SHELL_FILES := $(wildcard tools/*.sh bin/* .ci/run)
+UV_COMPILE := ../.venv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-annotate --no-header $(UPGRADE)
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup:  ## make .venv and the Nextflow launcher (every other target calls it)
+	@bash tools/setup.sh
+
+# A launch folder of its own: -resume continues the last run of the folder, whichever that was.
+demo: setup  ## simulate, train, reconstruct and score a small scan; ends with the place of its report
+	@mkdir -p results/.demo
+	@cd results/.demo && ../../.nextflow-dist/nextflow run ../../main.nf --study siemens \
+		--outdir "$(CURDIR)/results/demo" $$([[ -e .nextflow/history ]] && echo -resume)
+	@echo "demo: the report is $(CURDIR)/results/demo/summary/report.html"
+
+test: setup  ## all tests, unit and then pipeline, with the number that ran in each layer
+	@bash tools/test.sh
+
+test-fast: setup  ## the tests that take less than a minute together
+	@.venv/bin/python -m pytest -m "not slow and not pipeline"
+
+lint: setup  ## ruff, mypy, the layers of the package, shellcheck
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+	@PYTHONPATH=python .venv/bin/lint-imports
+	@.venv/bin/shellcheck -x $(SHELL_FILES)
+
+evidence: setup  ## rerun the measured results quoted in docs/evidence (an hour or more)
+	@$(PYTHON_RUN) tools/evidence.py
+
+bench: setup  ## print the speed of each stage, beside its bound where it has one
+	@for script in $(sort $(wildcard benchmarks/[a-z]*.py)); do echo "== $$script"; $(PYTHON_RUN) "$$script"; done
+
+lock: setup  ## resolve requirements/*.in anew into the lock files; UPGRADE=--upgrade takes newer versions
+	@cd requirements && $(UV_COMPILE) uv.in -o uv.lock
+	@cd requirements && $(UV_COMPILE) cpu.in -o cpu.lock
+	@cd requirements && $(UV_COMPILE) -c cpu.lock dev.in -o dev.lock
+
+clean:  ## delete caches and work folders; keeps .venv, the launcher and results
+	@rm -rf work .nextflow .nextflow.log* results/.demo results/tests \
+		.mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@find python tests tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
