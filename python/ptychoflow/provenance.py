@@ -1,0 +1,78 @@
+"""Where things come from: checksums, the code revision, versions, and the manifest beside every output."""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ptychoflow import __version__
+from ptychoflow.data.schema import SCHEMA_VERSION
+from ptychoflow.data.storage import write_json
+
+VERSIONED = ("numpy", "scipy", "h5py", "scikit-image", "torch", "ptychi")
+
+
+def sha256_file(path: Path) -> str:
+    """Return the sha256 of a file's bytes, as hex."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """Return the sha256 of a value's canonical JSON (sorted keys, no spaces), as hex."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def code_revision(package: Path | None = None) -> str:
+    """Return the revision of the package's sources: 16 hex digits.
+
+    sha256 over every `*.py`, sorted by relative path with `/`, of path, a zero byte, contents, a zero byte. The workflow
+    computes the same number (modules/functions.nf) and passes it to every process; a test holds the two together.
+    """
+    root = package or Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py"), key=lambda p: p.relative_to(root).as_posix()):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, ptychoflow and the installed packages that decide results. Imports none of them."""
+    found = {"python": platform.python_version(), "ptychoflow": __version__, "code_rev": code_revision()}
+    for name in VERSIONED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write_manifest(
+    out_dir: Path,
+    *,
+    command: str,
+    inputs: Mapping[str, Path],
+    outputs: list[str],
+    parameters: Any,
+    facts: Mapping[str, Any] | None = None,
+) -> None:
+    """Write `manifest.json`: checksums of inputs and outputs by file name, parameters, versions; no absolute paths, no dates."""
+    write_json(
+        out_dir / "manifest.json",
+        {
+            "schema_version": SCHEMA_VERSION,
+            "command": command,
+            "inputs": {key: {"name": path.name, "sha256": sha256_file(path)} for key, path in inputs.items()},
+            "outputs": {name: sha256_file(out_dir / name) for name in outputs},
+            "parameters": parameters,
+            "facts": dict(facts or {}),
+            "versions": versions(),
+        },
+    )
