@@ -1,0 +1,1 @@
+"""One module a process: run(config, inputs, out_dir)."""

@@ -1,0 +1,1 @@
+"""The forward model, patches and their adjoint, and the simulated world: pure functions on NumPy arrays."""
