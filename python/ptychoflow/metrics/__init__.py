@@ -1,0 +1,1 @@
+"""Scores of one array against another. Nothing here moves, scales or aligns."""
