@@ -1,0 +1,1 @@
+"""Arrays to pictures' geometry: streaming stitching, alignment, regions."""
