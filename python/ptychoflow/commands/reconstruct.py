@@ -1,0 +1,106 @@
+"""RECONSTRUCT: a trained network over the test frames, stitched into one object, streaming."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ptychoflow.arms.status import write_status
+from ptychoflow.data.storage import load_scan, load_view, save_recon, write_json
+from ptychoflow.metrics.patch import patch_scores
+from ptychoflow.provenance import sha256_file, versions, write_manifest
+from ptychoflow.records import Recon, View
+
+logger = logging.getLogger(__name__)
+
+FLAT = 1e-3
+"""Relative standard deviation of the modulus, and circular one of the phase (rad), below which a picture is flat."""
+
+
+def run(
+    *,
+    run_meta: dict[str, Any],
+    model: Path,
+    test_scan: Path,
+    view: Path,
+    device: str,
+    precision: str,
+    infer_batch_size: int,
+    allow_mismatch: bool,
+    attempt: int,
+    out_dir: Path,
+) -> None:
+    """Write `recon.npz`, `patch_metrics.json`, `status.json` and `manifest.json`.
+
+    A flat picture is written and `failed` with `collapsed` set: it is scored, flagged and left out of rankings.
+    """
+    started = time.monotonic()
+    from ptychoflow.arms.neural import read_card, reconstruct
+
+    import_seconds = time.monotonic() - started
+    card = read_card(model)
+    scan, the_view = load_scan(test_scan), load_view(view)
+    result = reconstruct(
+        scan, the_view, card=card, model_dir=model, device=device, precision=precision,
+        infer_batch_size=infer_batch_size, allow_mismatch=allow_mismatch,
+    )  # fmt: skip
+    metadata = {
+        **result.recon.metadata,
+        **{name: run_meta[name] for name in ("run_id", "condition", "label", "arm", "gridsize", "n", "seed")},
+        "device": device,
+        "seconds": {"train": card["seconds"], "reconstruct": result.seconds},
+        "sha256": {"test_scan": sha256_file(test_scan), "weights": card["weights_sha256"]},
+        "versions": versions(),
+    }
+    recon = Recon(result.recon.object, result.recon.weight, result.recon.canvas, metadata=metadata)
+    save_recon(out_dir / "recon.npz", recon)
+    write_json(
+        out_dir / "patch_metrics.json",
+        patch_scores(
+            result.sample_patches, result.sample_positions_rc_px, scan.object, scan.probe, role=scan.object_role
+        ),
+    )
+    flat = flatness(recon, the_view)
+    if flat:
+        logger.error("the reconstruction collapsed: %s", flat)
+    write_status(
+        out_dir,
+        run_id=run_meta["run_id"],
+        stage="reconstruct",
+        state="failed" if flat else "ok",
+        reason=f"collapsed: {flat}" if flat else None,
+        collapsed=bool(flat),
+        device=device,
+        seconds={"import": import_seconds, "reconstruct": result.seconds},
+        effective_batch_size=infer_batch_size,
+        attempt=attempt,
+    )
+    inputs = {"weights": model / "weights.pt", "card": model / "card.json", "test_scan": test_scan, "view": view}
+    parameters = {
+        "run": run_meta,
+        "infer_batch_size": infer_batch_size,
+        "device": device,
+        "allow_mismatch": allow_mismatch,
+    }
+    write_manifest(
+        out_dir,
+        command="reconstruct",
+        inputs=inputs,
+        outputs=["recon.npz", "patch_metrics.json", "status.json"],
+        parameters=parameters,
+    )
+
+
+def flatness(recon: Recon, view: View) -> str | None:
+    """Return in words how the picture is flat on the scored rectangles, None when it is not (D31)."""
+    parts = [recon.object[recon.canvas.slices_of(region)].ravel() for region in view.score_regions]
+    values = np.concatenate(parts)
+    modulus = np.abs(values)
+    spread = float(modulus.std() / modulus.mean()) if modulus.any() else 0.0
+    phasor = values[modulus > 0] / modulus[modulus > 0]
+    phase = float(np.sqrt(max(0.0, 2 * (1 - np.abs(phasor.mean()))))) if len(phasor) else 0.0
+    if spread < FLAT and phase < FLAT:
+        return f"relative standard deviation of the modulus {spread:.1e}, of the phase {phase:.1e} rad"
+    return None

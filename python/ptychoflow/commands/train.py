@@ -1,0 +1,117 @@
+"""TRAIN: one neural arm on one view; checkpoints outside the task folder, so that a killed run goes on where it was."""
+
+import contextlib
+import csv
+import logging
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ptychoflow.arms.status import write_status
+from ptychoflow.config import ModelConfig, TrainConfig
+from ptychoflow.data.checkpoints import CheckpointStore
+from ptychoflow.data.storage import load_scan, load_view, write_json
+from ptychoflow.errors import ContractError
+from ptychoflow.provenance import code_revision, sha256_file, sha256_json, versions, write_manifest
+from ptychoflow.report.figures import training_curve
+
+logger = logging.getLogger(__name__)
+
+
+def run(
+    *,
+    run_meta: dict[str, Any],
+    model: ModelConfig,
+    config: TrainConfig,
+    supervised: bool,
+    train_scan: Path,
+    view: Path,
+    device: str,
+    checkpoint_dir: Path,
+    attempt: int,
+    out_dir: Path,
+) -> None:
+    """Write `model/` (weights.pt, probe.npy, card.json, history.csv, loss.png), `status.json` and `manifest.json`.
+
+    A loss that is not finite ends as `failed` in status.json, without a model and with exit code 0.
+    """
+    started = time.monotonic()
+    from ptychoflow.arms.neural import train
+
+    import_seconds = time.monotonic() - started
+    scan, the_view = load_scan(train_scan), load_view(view)
+    if the_view.metadata["scans"]["train"] != (found := sha256_file(train_scan)):
+        raise ContractError(
+            f"{view.name} was made for another train scan than {train_scan.name} (sha256 {found[:12]}...)"
+        )
+    if attempt > 1:
+        logger.info("attempt %d", attempt)
+    key = sha256_json(
+        [
+            found,
+            sha256_file(view),
+            run_meta["run_id"],
+            asdict(model),
+            asdict(config),
+            run_meta["seed"],
+            device,
+            code_revision(),
+        ]
+    )
+    folder = out_dir / "model"
+    folder.mkdir(parents=True, exist_ok=True)
+    with CheckpointStore(checkpoint_dir, key[:32]) as store, _stop_flag() as stop:
+        trained = train(
+            scan, the_view, arm=run_meta["arm"], supervised=supervised, model=model, config=config, seed=run_meta["seed"],
+            device=device, store=store, model_dir=folder, stop_requested=lambda: bool(stop),
+        )  # fmt: skip
+        store.clear()
+    history = trained.outcome.progress.history
+    inputs = {"train_scan": train_scan, "view": view}
+    failed = trained.outcome.reason
+    outputs = ["status.json"]
+    if failed is None:
+        _write_history(folder / "history.csv", history)
+        training_curve(history, folder / "loss.png")
+        write_json(folder / "card.json", {**trained.card, "view_sha256": sha256_file(view), "versions": versions()})
+        outputs += [f"model/{name}" for name in ("weights.pt", "probe.npy", "card.json", "history.csv", "loss.png")]
+    else:
+        logger.error("training failed: %s", failed)
+        folder.rmdir()
+    write_status(
+        out_dir,
+        run_id=run_meta["run_id"],
+        stage="train",
+        state="ok" if failed is None else "failed",
+        reason=failed,
+        device=device,
+        seconds={"import": import_seconds, "train": trained.outcome.progress.seconds},
+        effective_batch_size=config.batch_size,
+        attempt=attempt,
+    )
+    facts = {"weights_sha256": trained.card["weights_sha256"], "resumed_from_step": trained.outcome.resumed_from}
+    parameters = {"run": run_meta, "model": asdict(model), "train": asdict(config), "device": device}
+    write_manifest(out_dir, command="train", inputs=inputs, outputs=outputs, parameters=parameters, facts=facts)
+
+
+def _write_history(path: Path, history: list[dict[str, float]]) -> None:
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(history[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
+
+
+@contextlib.contextmanager
+def _stop_flag() -> Iterator[list[int]]:
+    """Yield a list that is non-empty once SIGTERM or SIGUSR2 has come; the old handlers come back afterwards."""
+    received: list[int] = []
+    signals = (signal.SIGTERM, signal.SIGUSR2)
+    before = {number: signal.signal(number, lambda got, frame: received.append(got)) for number in signals}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

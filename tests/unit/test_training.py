@@ -1,0 +1,298 @@
+"""The training loop: a resumed run takes the same steps, NaN ends as data, and an arm learns without seeing the object."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ptychoflow.arms import neural
+from ptychoflow.commands import prepare as prepare_command
+from ptychoflow.commands import reconstruct as reconstruct_command
+from ptychoflow.commands import train as train_command
+from ptychoflow.commands.simulate import simulate_scan
+from ptychoflow.config import ModelConfig, PrepareConfig, SimulateConfig, TrainConfig
+from ptychoflow.data.checkpoints import CheckpointStore
+from ptychoflow.data.storage import load_recon, load_scan, load_view, read_json, save_scan
+from ptychoflow.errors import ContractError, TransientError
+from ptychoflow.models.training import fit, split_validation
+
+PYTHON = Path(__file__).parents[2] / "python"
+SMALL = ModelConfig(n_filters_scale=1)
+META = {"run_id": "c__pinn_torch_gs1__n64__s0", "condition": "c", "label": "pinn_torch_gs1", "arm": "pinn_torch",
+        "gridsize": 1, "n": 64, "seed": 0}  # fmt: skip
+
+
+class Quadratic:
+    """A framework of one number: loss (w - g)^2 per group g, plain gradient steps."""
+
+    def __init__(self, n: int, bad_group: int | None = None) -> None:
+        self.targets, self.w, self.bad, self.seen = np.arange(n) / n, np.zeros(1), bad_group, []
+
+    def loss(self, batch):
+        return float("nan") if self.bad in batch else float(np.mean((self.w - self.targets[batch]) ** 2))
+
+    def train_step(self, batch, learning_rate):
+        loss = self.loss(batch)
+        self.seen.append(batch.tolist())
+        self.w = self.w - learning_rate * 2 * np.mean(self.w - self.targets[batch])
+        return loss
+
+    def state(self):
+        return {"w": self.w}
+
+    def load_state(self, state):
+        self.w = np.array(state["w"])
+
+
+def run_quadratic(tmp_path: Path, *, stop_after: int | None = None, epochs: int = 4, bad: int | None = None):
+    backend = Quadratic(23, bad)
+    config = TrainConfig(epochs=epochs, batch_size=4, learning_rate=0.1, checkpoint_every_s=0)
+    with CheckpointStore(tmp_path, "key") as store:
+        stop = (lambda: len(backend.seen) == stop_after) if stop_after else (lambda: False)
+        return backend, fit(backend, 23, config, seed=5, store=store, stop_requested=stop)
+
+
+@pytest.mark.parametrize("stop_after", [1, 6, 7, 13])
+def test_a_stopped_run_goes_on_exactly_where_it_was(tmp_path, stop_after):
+    whole, outcome = run_quadratic(tmp_path / "a")
+    with pytest.raises(TransientError, match=f"step {stop_after}"):
+        run_quadratic(tmp_path / "b", stop_after=stop_after)
+    rest, resumed = run_quadratic(tmp_path / "b")
+    assert resumed.resumed_from == stop_after
+    assert rest.w == whole.w
+    assert whole.seen[stop_after:] == rest.seen
+    want, got = (
+        [{k: v for k, v in row.items() if k != "seconds"} for row in result.progress.history]
+        for result in (outcome, resumed)
+    )
+    assert got == want
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, caplog):
+    with pytest.raises(TransientError):
+        run_quadratic(tmp_path, stop_after=9)
+    newest = max((tmp_path / "key").glob("step-*.npz"))
+    newest.write_bytes(newest.read_bytes()[:100])
+    _, outcome = run_quadratic(tmp_path)
+    assert outcome.resumed_from == 8
+    assert "cannot be read" in caplog.text
+
+
+def test_only_two_checkpoints_are_kept_and_a_second_owner_is_refused(tmp_path):
+    run_quadratic(tmp_path)
+    assert len(list((tmp_path / "key").glob("step-*.npz"))) == 2
+    with (
+        CheckpointStore(tmp_path, "key"),
+        pytest.raises(TransientError, match="another process"),
+        CheckpointStore(tmp_path, "key"),
+    ):
+        pass
+
+
+def test_nan_ends_the_training_with_a_reason(tmp_path):
+    """D36: the reason names epoch, step and groups."""
+    train, _ = split_validation(23, 0.05, 5)
+    _, outcome = run_quadratic(tmp_path, bad=int(train[3]))
+    assert outcome.reason is not None
+    assert "loss is nan at epoch 1" in outcome.reason
+    assert str(int(train[3])) in outcome.reason
+
+
+def test_validation_is_present_and_apart():
+    for n in (2, 5, 100):
+        train, validation = split_validation(n, 0.05, 0)
+        assert len(validation) >= 1
+        assert sorted([*train, *validation]) == list(range(n))
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A small simulated lines pair and its view."""
+    root = tmp_path_factory.mktemp("prepared")
+    common = {"kind": "lines", "n": 64, "size": 111, "size_cols": 137, "dose": "1e6", "phase": "independent"}
+    for name, step, stream in (("train", 8.0, 1), ("test", 12.0, 2)):
+        save_scan(
+            root / f"{name}.npz", simulate_scan(SimulateConfig(**common, step_px=step, object_stream=stream), None)
+        )
+    prepare_command.run(
+        PrepareConfig(split="scans", heldout=0.1),
+        view_id="v",
+        train_scan=root / "train.npz",
+        test_scan=root / "test.npz",
+        out_dir=root,
+    )
+    return root
+
+
+def train_once(root: Path, out: Path, *, supervised: bool = False, epochs: int = 2, **options) -> dict:
+    meta = {**META, "arm": "baseline_torch" if supervised else "pinn_torch"}
+    config = TrainConfig(epochs=epochs, mae_weight=1, nll_weight=0, precision="fp32", **options)
+    train_command.run(
+        run_meta=meta, model=SMALL, config=config, supervised=supervised, train_scan=root / "train.npz", view=root / "view.npz",
+        device="cpu", checkpoint_dir=out / "checkpoints", attempt=1, out_dir=out,
+    )  # fmt: skip
+    reconstruct_command.run(
+        run_meta=meta, model=out / "model", test_scan=root / "test.npz", view=root / "view.npz", device="cpu",
+        precision="fp32", infer_batch_size=32, allow_mismatch=False, attempt=1, out_dir=out,
+    )  # fmt: skip
+    return read_json(out / "model" / "card.json")
+
+
+@pytest.mark.parametrize("supervised", [False, True])
+def test_training_lowers_the_loss_and_leaves_no_checkpoint(prepared, tmp_path, supervised):
+    train_once(prepared, tmp_path, supervised=supervised, epochs=3)
+    rows = (tmp_path / "model" / "history.csv").read_text().splitlines()
+    losses = [float(row.split(",")[2]) for row in rows[1:]]
+    assert len(losses) == 3
+    assert losses[-1] < losses[0]
+    assert read_json(tmp_path / "status.json")["state"] == "ok"
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+    patch = read_json(tmp_path / "patch_metrics.json")
+    assert {"mae_amp", "mse_amp", "mae_phase", "mse_phase"} <= set(patch)
+
+
+def test_the_physics_arm_never_sees_the_object_and_the_supervised_one_does(prepared, tmp_path):
+    """Design section 7: noise in place of objectGuess changes no byte of the physics arm's object."""
+    noisy = tmp_path / "noisy"
+    noisy.mkdir()
+    for name in ("train", "test"):
+        scan = load_scan(prepared / f"{name}.npz")
+        rng = np.random.default_rng(0)
+        noise = (rng.normal(size=scan.object.shape) + 1j * rng.normal(size=scan.object.shape)).astype(np.complex64)
+        save_scan(noisy / f"{name}.npz", type(scan)(**{**scan.__dict__, "object": noise}))
+    prepare_command.run(
+        PrepareConfig(split="scans", heldout=0.1),
+        view_id="v",
+        train_scan=noisy / "train.npz",
+        test_scan=noisy / "test.npz",
+        out_dir=noisy,
+    )
+    objects = {}
+    for supervised in (False, True):
+        for root in (prepared, noisy):
+            out = tmp_path / f"{root.name}_{supervised}"
+            out.mkdir()
+            train_once(root, out, supervised=supervised, epochs=1)
+            objects[supervised, root is noisy] = load_recon(out / "recon.npz").object.tobytes()
+    assert objects[False, False] == objects[False, True]
+    assert objects[True, False] != objects[True, True]
+
+
+def test_batch_size_of_the_inference_does_not_show(prepared, tmp_path):
+    """D46. The stitching sums are exact; what is left is the rounding of the convolutions in batches of other sizes."""
+    card = train_once(prepared, tmp_path, epochs=1)
+    scan, view = load_scan(prepared / "test.npz"), load_view(prepared / "view.npz")
+    results = [
+        neural.reconstruct(
+            scan, view, card=card, model_dir=tmp_path / "model", device="cpu", precision="fp32", infer_batch_size=size
+        ).recon.object
+        for size in (1, 7, 64)
+    ]
+    largest = np.abs(results[0]).max()
+    assert all(np.abs(other - results[0]).max() < 1e-5 * largest for other in results[1:])
+
+
+def test_another_probe_or_scale_is_refused_and_another_exposure_divided_out(prepared, tmp_path):
+    card = train_once(prepared, tmp_path, epochs=1)
+    scan, view = load_scan(prepared / "test.npz"), load_view(prepared / "view.npz")
+    other = type(scan)(**{**scan.__dict__, "probe": np.roll(scan.probe, 1, axis=0)})
+    options = {
+        "card": card,
+        "model_dir": tmp_path / "model",
+        "device": "cpu",
+        "precision": "fp32",
+        "infer_batch_size": 32,
+    }
+    with pytest.raises(ContractError, match="probe is not the one"):
+        neural.reconstruct(other, view, **options)
+    changed = {**card, "normalization": {**card["normalization"], "alpha": 1.0}}
+    with pytest.raises(ContractError, match="normalization is not the model's"):
+        neural.reconstruct(scan, view, **{**options, "card": changed})
+    brighter = type(scan)(**{**scan.__dict__, "probe": 3 * scan.probe, "amplitude": 3 * scan.amplitude})
+    same, more = (neural.reconstruct(one, view, **options).recon for one in (scan, brighter))
+    assert np.abs(same.object - more.object).max() < 1e-5 * np.abs(same.object).max()
+    overridden = neural.reconstruct(other, view, **options, allow_mismatch=True)
+    assert "probe is not the one" in overridden.recon.metadata["overridden"][0]
+
+
+def command_line(root: Path, out: Path, config: TrainConfig) -> list[str]:
+    run = {**META, "supervised": False, "config": {"model": asdict(SMALL), "train": asdict(config)}}
+    return [
+        sys.executable, "-m", "ptychoflow.cli", "train", "--run", json.dumps(run), "--train-scan", str(root / "train.npz"),
+        "--view", str(root / "view.npz"), "--checkpoint-dir", str(out / "checkpoints"), "--out", str(out),
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_sigkill_at_random_steps_loses_nothing(prepared, tmp_path):
+    """SIGKILL to the process group at three random moments: the weights equal an uninterrupted run's, bit by bit."""
+    config = TrainConfig(epochs=10, mae_weight=1, nll_weight=0, precision="fp32", checkpoint_every_s=0)
+    env = {**os.environ, "PYTHONPATH": str(PYTHON), "OMP_NUM_THREADS": "2"}
+    whole = tmp_path / "whole"
+    subprocess.run(command_line(prepared, whole, config), env=env, check=True, capture_output=True)
+    killed, log = tmp_path / "killed", tmp_path / "log"
+    rng = np.random.default_rng()
+    resumed = []
+    for _ in range(3):
+        with log.open("w") as stream:
+            process = subprocess.Popen(
+                command_line(prepared, killed, config), env=env, stderr=stream, start_new_session=True
+            )
+        before = newest_step(killed)
+        wanted = before + int(rng.integers(2, 9))
+        deadline = time.monotonic() + 120
+        while newest_step(killed) < wanted and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        resumed += [line for line in log.read_text().splitlines() if "resumed from step" in line]
+    last = subprocess.run(command_line(prepared, killed, config), env=env, check=True, capture_output=True, text=True)
+    resumed += [line for line in last.stderr.splitlines() if "resumed from step" in line]
+    assert len(resumed) == 3
+    sha = [read_json(out / "model" / "card.json")["weights_sha256"] for out in (whole, killed)]
+    assert sha[0] == sha[1]
+
+
+def newest_step(out: Path) -> int:
+    steps = [int(path.stem.removeprefix("step-")) for path in out.glob("checkpoints/*/step-*.npz")]
+    return max(steps, default=0)
+
+
+@pytest.mark.slow
+def test_the_physics_arm_learns_an_object_the_right_way_round(tmp_path):
+    """T8, D31: after a short training the picture is not flat, not mirrored and not transposed. Oracle: the simulated truth."""
+    scan = simulate_scan(
+        SimulateConfig(
+            size=120, size_cols=144, step_px=7, jitter_px=1.5, dose="1e6", phase="independent", probe="defocused"
+        ),
+        None,
+    )
+    save_scan(tmp_path / "train.npz", scan)
+    save_scan(tmp_path / "test.npz", scan)
+    prepare_command.run(
+        PrepareConfig(split="none"),
+        view_id="v",
+        train_scan=tmp_path / "train.npz",
+        test_scan=tmp_path / "test.npz",
+        out_dir=tmp_path,
+    )
+    train_once(tmp_path, tmp_path, epochs=40, batch_size=8, plateau_patience=4)
+    recon, view = load_recon(tmp_path / "recon.npz"), load_view(tmp_path / "view.npz")
+    region = view.score_regions[0]
+    got = recon.object[recon.canvas.slices_of(region)]
+    want = scan.object[region.r0 : region.r1, region.c0 : region.c1]
+    got = got * np.exp(1j * np.angle(np.vdot(got, want)))
+    for part, least in ((np.abs, 0.6), (np.angle, 0.6)):
+        a, b = part(got), part(want)
+        assert a.std() > 0.3 * b.std()
+        right = np.corrcoef(a.ravel(), b.ravel())[0, 1]
+        mirrored = [np.corrcoef(other.ravel(), b.ravel())[0, 1] for other in (a[::-1], a[:, ::-1], a[::-1, ::-1])]
+        assert right > least
+        assert right > max(mirrored) + 0.2
