@@ -1,0 +1,1 @@
+"""Pictures, tables and the HTML report: the only place that imports matplotlib and pandas."""
