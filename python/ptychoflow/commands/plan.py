@@ -1,0 +1,62 @@
+"""PLAN: from parameters, samplesheet or study file to `plan.json` and a table of runs for people."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ptychoflow.arms.registry import load_registry
+from ptychoflow.data.storage import atomic_write, write_json
+from ptychoflow.errors import UsageError
+from ptychoflow.study.plan import make_plan, table
+from ptychoflow.study.samplesheet import read_sheet
+
+log = logging.getLogger(__name__)
+
+
+def run(params_text: str, sheet: Path | None, study: Path | None, arms: Path, out_dir: Path) -> None:
+    """Write `plan.json` and `plan.txt`.
+
+    Args:
+        params_text: a JSON object of parameters by name; null means not given.
+        sheet: samplesheet (CSV, JSON or YAML) of measured scans.
+        study: study file (YAML).
+        arms: the arm registry (JSON).
+        out_dir: folder for the two files.
+
+    Raises:
+        UsageError: when anything in parameters, sheet, study or registry is wrong; all of it is named.
+    """
+    plan = make_plan(
+        _parameters(params_text),
+        read_sheet(sheet) if sheet else None,
+        _study(study) if study else None,
+        load_registry(arms),
+    )
+    text = table(plan)
+    write_json(out_dir / "plan.json", plan.as_json())
+    with atomic_write(out_dir / "plan.txt") as stream:
+        stream.write(text.encode())
+    log.info("%s", text.splitlines()[-1])
+
+
+def _parameters(text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"--params: not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"--params: expected a JSON object of names and values, got {type(values).__name__}")
+    return values
+
+
+def _study(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path.name}: not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path.name}: expected a study with 'description', 'params' and 'datasets'")
+    return content

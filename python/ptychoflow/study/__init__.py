@@ -1,0 +1,1 @@
+"""The plan: from parameters to datasets, conditions and runs."""

@@ -1,0 +1,220 @@
+"""The plan: every run that was asked for, with its complete configuration, before the first task starts.
+
+Nothing is decided later: a run carries all values of its configurations, defaults included (D34), and a combination that an arm
+cannot take is a `skipped` row with its reason. A mistake of the user is an error, and all mistakes are reported together.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ptychoflow.arms.registry import Arm, Registry
+from ptychoflow.config import EvaluateConfig, LsqmlConfig, ModelConfig, PrepareConfig, ReconstructConfig, TrainConfig
+from ptychoflow.errors import UsageError, nearest
+from ptychoflow.study.conditions import Condition, gather_conditions, read_study
+from ptychoflow.study.parameters import (
+    CONFIG_FIELDS,
+    REGION_ONLY,
+    SIMULATION_ONLY,
+    Parameters,
+    complete,
+    options,
+    read_parameters,
+)
+from ptychoflow.study.samplesheet import Sheet
+
+SCHEMA_VERSION = 1
+VIEWS = ["all"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The content of `plan.json`; the entries are plain data, ready for JSON."""
+
+    datasets: list[dict[str, Any]]
+    conditions: list[dict[str, Any]]
+    views: list[dict[str, Any]]
+    runs: list[dict[str, Any]]
+    skipped: list[dict[str, Any]]
+    parameters: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan with its schema version."""
+        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+
+
+def make_plan(
+    given: Mapping[str, Any], sheet: Sheet | None, study: Mapping[str, Any] | None, registry: Registry
+) -> Plan:
+    """Return the plan of everything that was asked for.
+
+    Only what a run needs is planned: datasets, conditions and views without a run are left out.
+
+    Args:
+        given: parameters by name as the user gave them; None means not given.
+        sheet: rows of the samplesheet, where there is one.
+        study: content of the study file, where there is one.
+        registry: the known arms.
+
+    Raises:
+        UsageError: naming everything that is wrong.
+    """
+    study_file = read_study(study) if study is not None else None
+    preset = study_file.params if study_file else {}
+    parameters, problems = read_parameters(given, preset)
+    arms: tuple[Arm, ...] = ()
+    try:
+        arms = registry.select(parameters.models)
+    except UsageError as error:
+        problems.append(str(error))
+    conditions, more = gather_conditions(sheet, study_file, parameters)
+    problems += more
+    asked = {name: value for name, value in given.items() if value is not None}
+    problems += _for_simulated_only({*asked, *preset}, sheet) if sheet else []
+    problems += _without_effect(asked, conditions)
+    problems += _contradictions(asked, parameters, arms)
+    if problems:
+        raise UsageError(_together(problems))
+    return _expand(conditions, arms, parameters, asked)
+
+
+def _together(problems: Sequence[str]) -> str:
+    if len(problems) == 1:
+        return problems[0]
+    return "\n".join([f"{len(problems)} problems", *(f"  - {problem}" for problem in problems)])
+
+
+def _for_simulated_only(names: Collection[str], sheet: Sheet) -> list[str]:
+    scans = ", ".join(str(cells.get("id", where)) for where, cells in sheet.rows)
+    problems = []
+    for name in sorted(SIMULATION_ONLY.intersection(names)):
+        hint = "; the dose you expect of a scan goes into the sheet's column 'dose'" if name == "doses" else ""
+        problems.append(
+            f"--{name} is for simulated scans, but --input {sheet.name} names measured ones ({scans}){hint}"
+        )
+    return problems
+
+
+def _without_effect(asked: Collection[str], conditions: Sequence[Condition]) -> list[str]:
+    """Return the parameters that would change nothing: who gives them expects something that will not happen."""
+    problems = []
+    if conditions and all(condition.has_truth and condition.train == condition.test for condition in conditions):
+        names = sorted({"nimgs_test", "step_test_px"}.intersection(asked))
+        problems += [f"--{name} has no effect: no scan of this study is for testing only" for name in names]
+    if conditions and not any(condition.split == "region" for condition in conditions):
+        problems += [
+            f"--{name} has no effect without --split region" for name in sorted(REGION_ONLY.intersection(asked))
+        ]
+    return problems
+
+
+def _contradictions(asked: Collection[str], parameters: Parameters, arms: Sequence[Arm]) -> list[str]:
+    """Return the options that exclude each other, or that leave nothing to do."""
+    problems = [
+        f"--views: unknown '{view}'{nearest(view, VIEWS)}; known are all"
+        for view in parameters.views
+        if view not in VIEWS
+    ]
+    steps = [name for name in ("step_train_px", "step_test_px") if name in asked]
+    if "n_frames" in asked and steps:
+        problems.append(f"--n_frames asks for a random scan, --{steps[0]} for a raster; leave one of them out")
+    train = complete(TrainConfig, options(parameters, CONFIG_FIELDS[TrainConfig]), what="training")
+    if train["mae_weight"] + train["nll_weight"] == 0 and any(
+        arm.kind == "train" and not arm.supervised for arm in arms
+    ):
+        problems.append(
+            "--mae_weight and --nll_weight are both 0: nothing ties the training to the data; set one of them"
+        )
+    return problems
+
+
+def _expand(
+    conditions: Sequence[Condition], arms: Sequence[Arm], parameters: Parameters, asked: dict[str, Any]
+) -> Plan:
+    gridsizes = sorted(parameters.gridsizes)
+    views: dict[str, dict[str, Any]] = {}
+    runs: list[dict[str, Any]] = []
+    skipped: list[dict[str, Any]] = []
+    used: dict[str, Condition] = {}
+    for condition in conditions:
+        for arm in arms:
+            # A reconstruction without training is one run: its frames do not depend on gridsize or training seed.
+            once = arm.kind == "iterative"
+            for gridsize in gridsizes[:1] if once else gridsizes:
+                for seed in parameters.seeds[:1] if once else parameters.seeds:
+                    row = _row(condition, arm, gridsize, seed)
+                    reason = arm.refusal(
+                        n=condition.test.n, gridsize=gridsize, has_truth=condition.has_truth, split=condition.split
+                    )
+                    if reason:
+                        skipped.append({**row, "reason": reason})
+                        continue
+                    view = _view(condition, gridsize, parameters)
+                    views[view["id"]] = view
+                    used[condition.id] = condition
+                    runs.append({**row, **_run(condition, arm, gridsize, view["id"], parameters)})
+    datasets = {d.id: asdict(d) for condition in used.values() for d in (condition.train, condition.test)}
+    listed = [
+        {"id": c.id, "train": c.train.id, "test": c.test.id, "dose": c.test.dose, "view": c.view} for c in used.values()
+    ]
+    return Plan(list(datasets.values()), listed, list(views.values()), runs, skipped, asked)
+
+
+def _row(condition: Condition, arm: Arm, gridsize: int, seed: int) -> dict[str, Any]:
+    """Return what names a run, planned or skipped."""
+    label = arm.label(gridsize)
+    run_id = f"{condition.id}__{label}__n{condition.test.n}__s{seed}"
+    return {"run_id": run_id, "condition": condition.id, "label": label, "arm": arm.id, "seed": seed}
+
+
+def _view(condition: Condition, gridsize: int, parameters: Parameters) -> dict[str, Any]:
+    values = {
+        **options(parameters, CONFIG_FIELDS[PrepareConfig]),
+        **{"split": condition.split, "heldout": condition.heldout, "gridsize": gridsize},
+    }
+    view_id = f"{condition.id}__gs{gridsize}"
+    return {
+        "id": view_id,
+        "condition": condition.id,
+        "gridsize": gridsize,
+        "train": condition.train.id,
+        "test": condition.test.id,
+        "config": complete(PrepareConfig, values, what=view_id),
+    }
+
+
+def _run(condition: Condition, arm: Arm, gridsize: int, view_id: str, parameters: Parameters) -> dict[str, Any]:
+    sections: dict[str, type] = {"lsqml": LsqmlConfig}
+    if arm.kind == "train":
+        sections = {"model": ModelConfig, "train": TrainConfig, "reconstruct": ReconstructConfig}
+    config = {key: complete(cls, options(parameters, CONFIG_FIELDS[cls]), what=arm.id) for key, cls in sections.items()}
+    return {
+        "view": view_id,
+        "kind": arm.kind,
+        "supervised": arm.supervised,
+        "gridsize": gridsize,
+        "n": condition.test.n,
+        "train": condition.train.id,
+        "test": condition.test.id,
+        "config": config,
+        "evaluate": complete(EvaluateConfig, options(parameters, CONFIG_FIELDS[EvaluateConfig]), what=arm.id),
+    }
+
+
+def table(plan: Plan) -> str:
+    """Return the plan for people: the runs, what is skipped and why, and the counts."""
+    doses = {condition["id"]: condition["dose"] or "-" for condition in plan.conditions}
+    rows = [("run_id", "arm", "N", "gs", "dose", "seed", "datasets")]
+    for run in plan.runs:
+        scans = run["train"] if run["train"] == run["test"] else f"{run['train']}, {run['test']}"
+        gridsize = str(run["gridsize"]) if run["kind"] == "train" else "-"
+        dose = doses[run["condition"]]
+        rows.append((run["run_id"], run["arm"], str(run["n"]), gridsize, dose, str(run["seed"]), scans))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    if plan.skipped:
+        lines += ["", "skipped"]
+        lines += [f"  {row['run_id']}: {row['reason']}" for row in plan.skipped]
+    counts = {"runs": plan.runs, "skipped": plan.skipped, "conditions": plan.conditions, "datasets": plan.datasets}
+    lines += ["", ", ".join(f"{len(entries)} {name}" for name, entries in counts.items())]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,148 @@
+"""The samplesheet: which measured scans there are, and which belong together. CSV, JSON or YAML.
+
+Everything wrong with a sheet is reported together, each problem with its row and column, so one round of repair suffices.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from ptychoflow.config import STRICT, Side
+from ptychoflow.errors import UsageError, nearest
+from ptychoflow.study.parameters import DoseText, Heldout
+
+Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+@dataclass(frozen=True, config=STRICT)
+class SheetRow:
+    """One scan of a samplesheet; an empty cell is a field at its default."""
+
+    id: Identifier
+    """Name of the scan, used in ids and paths."""
+    scan: Annotated[str, Field(min_length=1)]
+    """The file, relative to the sheet's folder, or a URI."""
+    role: Literal["train", "test", "both"] = "both"
+    """`both` stands alone; a train row and a test row of one `object` belong together."""
+    object: Identifier | None = None
+    """What was measured; the id when absent."""
+    split: Literal["none", "region", "scans"] | None = None
+    """How this row's frames are split; `--split` when absent."""
+    heldout: Heldout = None
+    """Frames that no arm reads: a key of the file, or a fraction; `--heldout` when absent."""
+    dose: DoseText | None = None
+    """Dose that the file must not contradict, photons per frame."""
+    N: Side | None = None
+    """Side of a frame that the file must have, px; `--N` when absent."""
+    layout: Literal["auto", "NHW", "HWN"] = "auto"
+    """Frame axis first or last."""
+    domain: Literal["auto", "amplitude", "intensity"] = "auto"
+    """What the frames hold."""
+    pixel_size_m: Annotated[float, Field(gt=0)] | None = None
+    """Object pixel size that the file must not contradict, m."""
+    photons_per_intensity: Annotated[float, Field(gt=0)] | None = None
+    """Photons in one unit of amplitude squared, where the file does not say."""
+
+
+COLUMNS = [field.name for field in fields(SheetRow)]
+
+
+@plain_dataclass(frozen=True)
+class Sheet:
+    """A samplesheet as read, unchecked: its cells by row name ("row 2" of a CSV is the first one under the header)."""
+
+    name: str
+    rows: tuple[tuple[str, Mapping[str, Any]], ...]
+
+
+def read_sheet(path: Path) -> Sheet:
+    """Return the rows of a CSV, JSON or YAML samplesheet.
+
+    Raises:
+        UsageError: when the file is empty or not of its format.
+    """
+    text = path.read_text(encoding="utf-8-sig")
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        sheet = _read_csv(text, path.name)
+    elif suffix in (".json", ".yml", ".yaml"):
+        sheet = _read_list(text, path.name, is_json=suffix == ".json")
+    else:
+        raise UsageError(f"samplesheet {path.name}: expected a .csv, .json, .yml or .yaml file")
+    if not sheet.rows:
+        raise UsageError(f"samplesheet {path.name}: no rows; give at least one scan with {_required()}")
+    return sheet
+
+
+def _read_csv(text: str, name: str) -> Sheet:
+    try:
+        lines = [[cell.strip() for cell in line] for line in csv.reader(io.StringIO(text), strict=True)]
+    except csv.Error as error:
+        raise UsageError(f"samplesheet {name}: not CSV: {error}") from error
+    header = lines[0] if lines else []
+    twice = sorted({column for column in header if header.count(column) > 1})
+    if twice:
+        raise UsageError(f"samplesheet {name}: columns occur twice: {', '.join(map(repr, twice))}")
+    numbered = [(f"row {number}", line) for number, line in enumerate(lines[1:], start=2) if any(line)]
+    long = [where for where, line in numbered if len(line) > len(header)]
+    if long:
+        raise UsageError(
+            f"samplesheet {name}: more cells than the {len(header)} columns of the header in {', '.join(long)}"
+        )
+    rows = ((where, dict(zip(header, line, strict=False))) for where, line in numbered)
+    return Sheet(name, tuple((where, {key: cell for key, cell in row.items() if cell}) for where, row in rows))
+
+
+def _read_list(text: str, name: str, *, is_json: bool) -> Sheet:
+    try:
+        content = json.loads(text) if is_json else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as error:
+        raise UsageError(f"samplesheet {name}: not {'JSON' if is_json else 'YAML'}: {error}") from error
+    if not isinstance(content, list) or not all(isinstance(item, dict) for item in content):
+        raise UsageError(f"samplesheet {name}: expected a list of scans, each with named columns")
+    rows = ((f"item {number}", item) for number, item in enumerate(content, start=1))
+    return Sheet(
+        name, tuple((where, {str(k): v for k, v in row.items() if v not in (None, "")}) for where, row in rows)
+    )
+
+
+def check_rows(sheet: Sheet) -> tuple[list[tuple[str, SheetRow]], list[str]]:
+    """Return the good rows by name, and every problem of the others with row and column."""
+    good: list[tuple[str, SheetRow]] = []
+    unknown: dict[str, str] = {}
+    problems: list[str] = []
+    first: dict[str, str] = {}
+    for where, cells in sheet.rows:
+        name = str(cells.get("id", ""))
+        if name and first.setdefault(name, where) != where:
+            problems.append(f"samplesheet {where}, column 'id': '{name}' is already the id of {first[name]}")
+        for column in cells:
+            if column not in COLUMNS:
+                unknown.setdefault(column, f"samplesheet: unknown column '{column}'{nearest(column, COLUMNS)}")
+        try:
+            row = TypeAdapter(SheetRow).validate_python({k: v for k, v in cells.items() if k in COLUMNS})
+        except ValidationError as error:
+            problems += [_problem(where, cells, item) for item in error.errors(include_url=False)]
+        else:
+            good.append((where, row))
+    return good, [*unknown.values(), *problems]
+
+
+def _problem(where: str, cells: Mapping[str, Any], item: Any) -> str:
+    column = str(item["loc"][0])
+    if column not in cells:
+        return f"samplesheet {where}, column '{column}': missing; required are {_required()}"
+    return f"samplesheet {where}, column '{column}': {item['msg']}, got {cells[column]!r}"
+
+
+def _required() -> str:
+    return "the columns id and scan"
