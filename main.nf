@@ -1,0 +1,250 @@
+#!/usr/bin/env nextflow
+// ptychoflow: from scans to scored reconstructions. The flow, top to bottom:
+//
+//   PLAN - SIMULATE | INGEST - PREPARE - TRAIN - RECONSTRUCT | LSQML - EVALUATE - COMPARE - COLLECT
+//
+// PLAN decides everything that parameters decide; the channels below only carry its entries to the processes.
+// Channels hold [key, ...] with a String key wherever they are joined; a process takes one of them, all else are values.
+
+include { PLAN          } from './modules/plan'
+include { SIMULATE      } from './modules/simulate'
+include { INGEST        } from './modules/ingest'
+include { PREPARE       } from './modules/prepare'
+include { TRAIN         } from './modules/train'
+include { RECONSTRUCT   } from './modules/reconstruct'
+include { LSQML         } from './modules/lsqml'
+include { EVALUATE      } from './modules/evaluate'
+include { COMPARE       } from './modules/compare'
+include { COLLECT       } from './modules/collect'
+include { CHECK_OUTCOME } from './modules/check_outcome'
+include {
+    checkedParameters ; codeRevision ; completionTable ; helpText ; jsonText ; locatedDatasets
+    missingFiles ; planParameters ; readJson ; runTexts ; studyFile ; verdict
+    writeFallbackTable ; writeParameters
+} from './modules/functions'
+
+// Scans of all datasets of a plan: [dataset id, scan.npz].
+workflow SCANS {
+    take:
+    ch_plan
+    sheet_folder
+    code_rev
+
+    main:
+    ch_datasets = ch_plan
+        .flatMap { plan ->
+            def located = locatedDatasets(plan, sheet_folder, workflow.launchDir)
+            def missing = missingFiles(located)
+            missing ? error(missing) : located
+        }
+        .map { one -> [[id: one.id, kind: one.kind], jsonText(one.entry), one.source ?: []] }
+        .branch { meta, _entry, _source ->
+            simulate: meta.kind == 'simulate'
+            ingest: true
+        }
+    SIMULATE(ch_datasets.simulate, code_rev)
+    INGEST(ch_datasets.ingest, code_rev)
+
+    emit:
+    scans = SIMULATE.out.scan.mix(INGEST.out.scan).map { meta, scan -> [meta.id, scan] }
+}
+
+// Views that the data could give: [view id, train scan, test scan, view.npz].
+workflow VIEWS {
+    take:
+    ch_plan
+    ch_scans
+    code_rev
+
+    main:
+    ch_planned = ch_plan
+        .flatMap { plan -> plan.views }
+        .map { view -> [view.train, view.test, [id: view.id, condition: view.condition, gridsize: view.gridsize], jsonText(view)] }
+        .combine(ch_scans, by: 0)
+        .map { _train, test, meta, entry, train_scan -> [test, meta, entry, train_scan] }
+        .combine(ch_scans, by: 0)
+        .map { _test, meta, entry, train_scan, test_scan -> [meta, entry, train_scan, test_scan] }
+    PREPARE(ch_planned, code_rev)
+
+    emit:
+    views = ch_planned
+        .map { meta, _entry, train_scan, test_scan -> [meta.id, train_scan, test_scan] }
+        .join(PREPARE.out.view.map { meta, view -> [meta.id, view] }, failOnDuplicate: true)
+    statuses = PREPARE.out.status
+}
+
+// Reconstructions of all arms, in one shape: [run id, recon.npz, patch_metrics.json or nothing].
+workflow ARMS {
+    take:
+    ch_jobs
+    device
+    checkpoint_dir
+    code_rev
+
+    main:
+    ch_arms = ch_jobs.branch { _key, meta, _run, _train_scan, _test_scan, _view ->
+        train: meta.kind == 'train'
+        iterative: meta.kind == 'iterative'
+    }
+
+    TRAIN(
+        ch_arms.train.map { _key, meta, run, train_scan, _test_scan, view -> [meta, run.train, train_scan, view] },
+        device, checkpoint_dir, code_rev
+    )
+    RECONSTRUCT(
+        ch_arms.train
+            .join(TRAIN.out.model.map { meta, model -> [meta.id, model] }, failOnDuplicate: true)
+            .map { _key, meta, run, _train_scan, test_scan, view, model -> [meta, run.reconstruct, model, test_scan, view] },
+        device, code_rev
+    )
+
+    LSQML(
+        ch_arms.iterative.map { _key, meta, run, _train_scan, test_scan, view -> [meta, run.reconstruct, test_scan, view] },
+        device, code_rev
+    )
+
+    emit:
+    recons = RECONSTRUCT.out.recon
+        .map { meta, recon, patch_metrics -> [meta.id, recon, patch_metrics] }
+        .mix(LSQML.out.recon.map { meta, recon -> [meta.id, recon, []] })
+    statuses = TRAIN.out.status.mix(RECONSTRUCT.out.status, LSQML.out.status)
+    histories = TRAIN.out.history.mix(LSQML.out.history)
+}
+
+// Scores run by run, pictures condition by condition.
+workflow SCORES {
+    take:
+    ch_plan
+    ch_jobs
+    ch_recons
+    code_rev
+
+    main:
+    ch_scored = ch_jobs
+        .map { key, meta, run, _train_scan, test_scan, view -> [key, meta, run, test_scan, view] }
+        .join(ch_recons, failOnDuplicate: true)
+    EVALUATE(
+        ch_scored.map { _key, meta, run, test_scan, view, recon, patch_metrics -> [meta, run.evaluate, recon, patch_metrics, test_scan, view] },
+        code_rev
+    )
+
+    // Terminal fan-in: a condition's runs that arrived, in the order of their ids. The scored region does not depend on
+    // gridsize, so the first run's view serves all.
+    ch_conditions = ch_plan
+        .flatMap { plan -> plan.conditions }
+        .map { condition -> [condition.id, jsonText(condition)] }
+    ch_compared = ch_scored
+        .join(EVALUATE.out.metrics.map { meta, metrics -> [meta.id, metrics] }, failOnDuplicate: true)
+        .map { key, meta, _run, test_scan, view, recon, _patch, metrics ->
+            [meta.condition, [id: key, recon: recon, metrics: metrics, scan: test_scan, view: view]]
+        }
+        .groupTuple()
+        .map { condition, runs -> [condition, runs.sort(false) { a, b -> a.id <=> b.id }] }
+        .join(ch_conditions, failOnDuplicate: true)
+        .map { condition, runs, entry ->
+            [[id: condition, condition: condition], entry, runs*.recon, runs*.metrics, runs.first().scan, runs.first().view]
+        }
+    COMPARE(ch_compared, code_rev)
+
+    emit:
+    metrics = EVALUATE.out.metrics
+    pictures = EVALUATE.out.picture
+    comparisons = COMPARE.out.picture
+    references = COMPARE.out.reference
+}
+
+// The whole flow. With --plan_only the plan goes no further, and no other process finds an input.
+workflow PTYCHOFLOW {
+    take:
+    parameters
+    sheet
+    study
+    settings
+
+    main:
+    def code_rev = codeRevision(file("${projectDir}/python/ptychoflow"))
+    def device = settings.use_gpu ? 'cuda' : 'cpu'
+
+    PLAN(parameters, sheet, study, file("${projectDir}/conf/arms.json"), code_rev)
+    PLAN.out.text.subscribe { text -> println(text.text) }
+    ch_plan_file = PLAN.out.plan.flatMap { plan -> settings.plan_only ? [] : [plan] }
+    ch_plan = ch_plan_file.map { plan -> readJson(plan) }
+
+    SCANS(ch_plan, sheet ? sheet.parent : null, code_rev)
+    VIEWS(ch_plan, SCANS.out.scans, code_rev)
+
+    // Every planned run of every view that exists: [run id, meta, JSON texts by process, train scan, test scan, view].
+    ch_jobs = ch_plan
+        .flatMap { plan -> plan.runs }
+        .map { run ->
+            def meta = run.subMap(['condition', 'label', 'arm', 'kind', 'gridsize', 'n', 'seed']) + [id: run.run_id]
+            [run.view, meta, runTexts(run)]
+        }
+        .combine(VIEWS.out.views, by: 0)
+        .map { _view_id, meta, run, train_scan, test_scan, view -> [meta.id, meta, run, train_scan, test_scan, view] }
+
+    ARMS(ch_jobs, device, settings.checkpoint_dir, code_rev)
+    SCORES(ch_plan, ch_jobs, ARMS.out.recons, code_rev)
+
+    // Fan-in of whatever arrived, in the order of ids. toSortedList gives [] where collect would give nothing at all.
+    ch_statuses = VIEWS.out.statuses.mix(ARMS.out.statuses)
+        .map { meta, status -> [meta.id, readJson(status).stage, status] }
+        .toSortedList { a, b -> a[0] <=> b[0] ?: a[1] <=> b[1] }
+    ch_histories = ARMS.out.histories.toSortedList { a, b -> a[0].id <=> b[0].id }
+    COLLECT(
+        ch_plan_file,
+        ch_statuses.map { rows -> rows*.last() },
+        SCORES.out.metrics.toSortedList { a, b -> a[0].id <=> b[0].id }.map { rows -> rows*.last() },
+        SCORES.out.pictures.toSortedList { a, b -> a[0].id <=> b[0].id }.map { rows -> rows*.last() },
+        SCORES.out.comparisons.toSortedList { a, b -> a[0].id <=> b[0].id }.map { rows -> rows*.last() },
+        SCORES.out.references.toSortedList { a, b -> a[0].id <=> b[0].id }.map { rows -> rows*.last() },
+        ch_histories.map { rows -> [rows*.first()*.id, rows*.last()] },
+        settings.min_success, code_rev
+    )
+
+    CHECK_OUTCOME(
+        COLLECT.out.table
+            .map { table -> verdict(table, settings.min_success, settings.fail_on_arm_error) }
+            .filter { text -> text }
+    )
+
+    emit:
+    plan = ch_plan
+    table = COLLECT.out.table
+}
+
+workflow {
+    main:
+    def schema = readJson(file("${projectDir}/nextflow_schema.json"))
+    def told = params.help || params.help_full || params.version
+    def given = told ? [:] : checkedParameters(params, schema)
+    def sheet = given.input ? file(given.input, checkIfExists: true) : []
+    def study = given.study ? studyFile(given.study, "${projectDir}/conf/studies") : []
+    def outdir = file(params.outdir)
+    def reached = [:]
+
+    if( told ) {
+        println(params.version ? "ptychoflow ${workflow.manifest.version}" : helpText(schema, params.help_full))
+    }
+    else if( given.validate_only ) {
+        println("The parameters are valid: ${jsonText(given)}")
+    }
+    else {
+        def folder = given.checkpoint_dir ? file(given.checkpoint_dir) : outdir.resolve('.checkpoints')
+        def settings = given.subMap(['use_gpu', 'plan_only', 'min_success', 'fail_on_arm_error']) + [checkpoint_dir: folder.toUriString()]
+        writeParameters(given, outdir.resolve('pipeline_info/params.json'))
+        PTYCHOFLOW(jsonText(planParameters(given, schema)), sheet, study, settings)
+        PTYCHOFLOW.out.plan.subscribe { plan -> reached.plan = plan }
+        PTYCHOFLOW.out.table.subscribe { table -> reached.table = table }
+    }
+
+    workflow.onComplete = {
+        if( reached.plan ) {
+            def table = outdir.resolve('summary/run_status.tsv')
+            if( !reached.table ) {
+                writeFallbackTable(reached.plan, table)
+            }
+            println(completionTable(reached.table ?: table, outdir.resolve('pipeline_info/trace.tsv'), params.outdir))
+        }
+    }
+}

@@ -1,0 +1,49 @@
+// Accounts for every planned run, and writes tables and report from whatever arrived: nothing may have.
+// Files say inside whose they are; histories cannot, and get the names of their runs.
+process COLLECT {
+    label 'process_low'
+
+    input:
+    path plan
+    path statuses, stageAs: 'statuses/?/*'
+    path metrics, stageAs: 'metrics/?/*'
+    path pictures, stageAs: 'pictures/?/*'
+    path compares, stageAs: 'compares/?/*'
+    path references, stageAs: 'references/?/*'
+    tuple val(history_ids), path(curves, stageAs: 'curves/?/*')
+    val min_success
+    val code_rev
+
+    output:
+    path 'run_status.tsv', emit: table
+    path 'metrics.csv', emit: metrics
+    path 'summary.md', emit: summary
+    path 'report.html', emit: report
+
+    script:
+    def inputs = [statuses: statuses, metrics: metrics, pictures: pictures, compares: compares, 'reference-metrics': references]
+    def flags = inputs.collectMany { name, paths -> [paths].flatten().collect { path -> "--${name} ${path}" } }
+    def histories = history_ids.collect { id -> "histories/${id}.csv" }
+    def links = [[curves].flatten(), histories].transpose().collect { source, name -> "ln -s ../${source} ${name}" }
+    def history_flags = histories.collect { name -> "--histories ${name}" }
+    """
+    mkdir histories
+    ${links.join('\n    ')}
+    ptychoflow collect --plan ${plan} --min-success ${min_success} --code-rev ${code_rev} \\
+        ${(flags + history_flags).join(' ')}
+    """
+
+    // A run is ok when its metrics arrived.
+    stub:
+    """
+    printf 'run_id\\tstate\\treason\\n' > run_status.tsv
+    for id in \$(grep -o '"run_id": "[^"]*"' ${plan} | cut -d'"' -f4 | sort -u); do
+        state=missing
+        if grep -qs "\\"\$id\\"" metrics/*/metrics.json; then state=ok; fi
+        printf '%s\\t%s\\t\\n' "\$id" "\$state" >> run_status.tsv
+    done
+    echo 'run_id' > metrics.csv
+    echo '# stub' > summary.md
+    echo '<!doctype html><title>stub</title>' > report.html
+    """
+}

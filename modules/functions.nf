@@ -1,0 +1,241 @@
+// Functions that run before the first task or after the last one: schema check, help, code revision, completion table.
+// They hold no science: names, types and ranges come from nextflow_schema.json, states from run_status.tsv.
+
+// Value of a JSON file.
+def readJson(path) {
+    return new groovy.json.JsonSlurper().parseText(path.text)
+}
+
+// JSON text that is safe between single quotes in a shell script.
+def jsonText(value) {
+    return groovy.json.JsonOutput.toJson(value).replace("'", '\\u0027')
+}
+
+// What each process is told of a run. A text holds only what its process reads, so that a change of the scoring, or of the
+// inference, does not train again.
+def runTexts(run) {
+    def training = run.config.subMap(['model', 'train'])
+    def ids = run.findAll { name, _value -> !(name in ['config', 'evaluate']) }
+    return [
+        train: jsonText(ids + [config: training]),
+        reconstruct: jsonText(ids + [config: run.config]),
+        evaluate: jsonText(ids + [evaluate: run.evaluate]),
+    ]
+}
+
+// All parameters of a schema: name -> specification, in order.
+def parametersOf(schema) {
+    return schema['$defs'].values().inject([:]) { all, group -> all + group.properties }
+}
+
+// Number of edits (insert, delete, replace) that turn a into b.
+def editDistance(a, b) {
+    def rows = (1..a.size()).inject((0..b.size()).toList()) { above, i ->
+        (1..b.size()).inject([i]) { row, j ->
+            def replaced = above[j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1)
+            row + [[row[j - 1] + 1, above[j] + 1, replaced].min()]
+        }
+    }
+    return rows.last()
+}
+
+// " (did you mean ...?)" for the known name closest to a name, or nothing.
+def nearest(name, known, prefix = '') {
+    def flat = name.toString().toLowerCase().replace('-', '_')
+    def best = known.min { candidate -> editDistance(flat, candidate.toLowerCase()) }
+    def near = best && editDistance(flat, best.toLowerCase()) <= Math.max(2, flat.size().intdiv(3))
+    return near ? " (did you mean '${prefix}${best}'?)" : ''
+}
+
+// A parameter's value in the type of its schema entry; null when it cannot be one.
+// Command lines are loose (--seeds 1 is an Integer, --learning_rate 1e-3 a String), the plan is not.
+def coerced(type, value) {
+    def text = value.toString()
+    if( type instanceof List ) {
+        return type.findAll { one -> one != 'null' }.findResult { one -> coerced(one, value) }
+    }
+    if( type == 'boolean' ) {
+        return text in ['true', 'false'] ? text == 'true' : null
+    }
+    if( value instanceof Boolean ) {
+        return null
+    }
+    if( type == 'integer' ) {
+        return text ==~ /[+-]?\d+/ ? text as Long : null
+    }
+    if( type == 'number' ) {
+        return text.isBigDecimal() ? text as BigDecimal : null
+    }
+    return text
+}
+
+// What is wrong with one value, or null.
+def complaint(name, spec, given, value) {
+    if( given instanceof Boolean && value == null ) {
+        return "--${name} needs a value (${spec.type})"
+    }
+    if( value == null ) {
+        return "--${name} must be ${spec.type}, got '${given}'"
+    }
+    def choices = spec['enum']
+    if( choices && !(value in choices) ) {
+        return "--${name} must be one of ${choices.join(', ')}, got '${value}'" + nearest(value, choices*.toString())
+    }
+    if( spec.minimum != null && value < spec.minimum ) {
+        return "--${name} must be at least ${spec.minimum}, got ${value}"
+    }
+    if( spec.exclusiveMinimum != null && value <= spec.exclusiveMinimum ) {
+        return "--${name} must be greater than ${spec.exclusiveMinimum}, got ${value}"
+    }
+    if( spec.maximum != null && value > spec.maximum ) {
+        return "--${name} must be at most ${spec.maximum}, got ${value}"
+    }
+    if( spec.pattern && !(value ==~ spec.pattern) ) {
+        return "--${name} must match ${spec.pattern}, got '${value}'"
+    }
+    return null
+}
+
+// Parameters that were given, in the types of the schema. Ends the run with every problem at once.
+def checkedParameters(given, schema) {
+    def known = parametersOf(schema)
+    // Nextflow stores --min-success twice, as min-success and minSuccess: name the problem once, as it was typed.
+    def shadows = given.keySet().findAll { name -> name.contains('-') }*.replaceAll(/-([a-z])/) { parts -> parts[1].toUpperCase() }
+    def unknown = given.keySet().findAll { name -> !known.containsKey(name) && !(name in shadows) }.sort()
+    def resume = 'resume' in unknown ? ['--resume is not a parameter: write -resume, with one dash'] : []
+    def strangers = (unknown - 'resume').collect { name -> "unknown parameter --${name}${nearest(name, known.keySet(), '--')}" }
+    def values = given.findAll { name, value -> known.containsKey(name) && value != null }
+    def typed = values.collectEntries { name, value -> [name, coerced(known[name].type, value)] }
+    def wrong = values.collect { name, value -> complaint(name, known[name], value, typed[name]) }.findAll { text -> text }
+    def problems = resume + strangers + wrong
+    if( problems ) {
+        def count = problems.size() == 1 ? 'A problem' : "${problems.size()} problems"
+        def text = problems.collect { problem -> "  - ${problem}" }.join('\n')
+        error("${count} with the parameters:\n${text}\nSee all parameters: nextflow run main.nf --help")
+    }
+    return typed
+}
+
+// Parameters that PLAN expands: all but those of the group "operation" and the two files it receives as files.
+def planParameters(typed, schema) {
+    def operation = schema['$defs'].operation.properties.keySet()
+    return typed.findAll { name, _value -> !(name in operation) && !(name in ['input', 'study']) }.sort()
+}
+
+// The parameters of this run, for the record.
+def writeParameters(typed, path) {
+    path.parent.mkdirs()
+    path.text = groovy.json.JsonOutput.prettyPrint(groovy.json.JsonOutput.toJson(typed.sort())) + '\n'
+}
+
+// Help on all parameters, or on those that are not hidden.
+def helpText(schema, full) {
+    def groups = schema['$defs'].values().collect { group ->
+        def shown = group.properties.findAll { _name, spec -> full || !spec.hidden }
+        def lines = shown.collect { name, spec ->
+            def value = spec.default == null ? '' : " [${spec.default}]"
+            def choice = spec['enum'] ? " (${spec['enum'].join(' | ')})" : ''
+            def more = full && spec.help_text ? '\n' + ' ' * 24 + spec.help_text : ''
+            "  --${name}".padRight(23) + " ${spec.description}${choice}${value}${more}"
+        }
+        lines ? "${group.title}\n${lines.join('\n')}\n" : ''
+    }
+    def head = '''
+        ptychoflow: which ptychographic reconstruction to trust, at which dose and overlap, and how fast it is
+
+          nextflow run main.nf --input samplesheet.csv --models pinn_torch,lsqml
+          nextflow run main.nf --study lines --models pinn_torch,lsqml --seeds 0,1,2
+        '''.stripIndent()
+    def foot = full ? '' : 'More: --help_full   The plan alone: --plan_only   Continue a run: -resume'
+    return ([head] + groups.findAll { text -> text } + [foot]).join('\n')
+}
+
+// Revision of the package's sources: the same 16 digits as ptychoflow.provenance.code_revision.
+def codeRevision(root) {
+    def digest = java.security.MessageDigest.getInstance('SHA-256')
+    def sources = files("${root}/**.py", hidden: true, type: 'file').collectEntries { path ->
+        [root.relativize(path).toString().replace('\\', '/'), path]
+    }
+    sources.keySet().sort().each { name ->
+        digest.update((name + '\0').getBytes('UTF-8'))
+        digest.update(sources[name].bytes)
+        digest.update(0 as byte)
+    }
+    return digest.digest().encodeHex().toString().take(16)
+}
+
+// The study file of --study: a path, or the name of one in conf/studies.
+def studyFile(study, folder) {
+    if( study ==~ /.*(\/|\.ya?ml)/ || study.contains('/') ) {
+        return file(study, checkIfExists: true)
+    }
+    def names = files("${folder}/*.yml")*.baseName.sort()
+    if( !(study in names) ) {
+        error("unknown study '${study}'${nearest(study, names)}; known: ${names.join(', ')}; or give the path of a .yml file")
+    }
+    return file("${folder}/${study}.yml")
+}
+
+// The datasets of a plan, each with the place of its input file.
+// A samplesheet names files relative to its own folder, the command line (--base) relative to the launch folder.
+def locatedDatasets(plan, sheetFolder, launchFolder) {
+    return plan.datasets.collect { entry ->
+        def folder = entry.kind == 'ingest' && sheetFolder ? sheetFolder : launchFolder
+        def remote = entry.file ==~ /^[a-z0-9]+:\/\/.*/
+        def source = entry.file ? (remote ? file(entry.file, glob: false) : folder.resolve(entry.file)) : null
+        [id: entry.id, kind: entry.kind, entry: entry, source: source]
+    }
+}
+
+// All input files that are not there, in words; null when none is missing. The caller ends the run: an error() thrown
+// here, called from an operator of another script, would reach the user as an InvocationTargetException.
+def missingFiles(datasets) {
+    def missing = datasets.findAll { one -> one.source && !one.source.exists() }
+    def text = missing.collect { one -> "  - ${one.id}: ${one.source}" }.join('\n')
+    return missing ? "${missing.size()} input file(s) not found:\n${text}" : null
+}
+
+// Rows of a tab-separated file with a header, as maps; none when there is no such file.
+def tableRows(path) {
+    if( !path?.exists() ) {
+        return []
+    }
+    def lines = path.readLines()
+    def names = lines ? lines.head().split('\t', -1).toList() : []
+    return lines.drop(1).collect { line -> [names, line.split('\t', -1).toList()].transpose().collectEntries { pair -> pair } }
+}
+
+// Why the run as a whole failed although every task is accounted for, or null.
+def verdict(table, minSuccess, failOnArmError) {
+    def states = tableRows(table).countBy { row -> row.state }
+    def ok = states.getOrDefault('ok', 0)
+    def lost = states.getOrDefault('failed', 0) + states.getOrDefault('missing', 0)
+    if( ok < minSuccess ) {
+        return "${ok} runs ended ok, --min_success asks for ${minSuccess}"
+    }
+    return failOnArmError && lost ? "${lost} runs failed or are missing, and --fail_on_arm_error was given" : null
+}
+
+// The table of a run that ended before COLLECT could write it: every planned run has a row.
+def writeFallbackTable(plan, path) {
+    def missing = plan.runs.collect { run -> [run.run_id, 'missing', 'the workflow ended before its results were collected'] }
+    def skipped = plan.skipped.collect { run -> [run.run_id, 'skipped', run.reason] }
+    path.parent.mkdirs()
+    def rows = [['run_id', 'state', 'reason']] + missing + skipped
+    path.text = rows.collect { row -> row.join('\t') + '\n' }.join('')
+}
+
+// What a user reads at the end: one line a run, where lost tasks can be looked at, how to go on.
+def completionTable(table, trace, outdir) {
+    def rows = tableRows(table).collect { row -> row.subMap(['run_id', 'state', 'reason']).collectEntries { k, v -> [k, v ?: ''] } }
+    def width = (rows*.run_id*.size() + [6]).max()
+    def lines = rows.collect { row -> "${row.run_id.padRight(width)}  ${row.state.padRight(8)} ${row.reason}".trim() }
+    // A retried task has one row per attempt; the trace is complete up to a late last line.
+    def last = tableRows(trace).inject([:]) { all, row -> all + [(row.name): row] }
+    def lost = last.values().findAll { row -> row.status in ['FAILED', 'ABORTED'] && !row.process.endsWith('CHECK_OUTCOME') }
+    def tasks = lost.collect { row -> "${row.name}: exit ${row.exit}, attempt ${row.attempt}, see ${row.workdir}/.command.err" }
+    def advice = tasks ? ['', 'Tasks that failed:'] + tasks + ['Cause repaired? Continue with -resume.'] : []
+    def head = ['', 'run_id'.padRight(width) + '  state    reason']
+    def foot = ['', "Tables and report: ${outdir}/summary"]
+    return (head + lines + advice + foot).join('\n')
+}

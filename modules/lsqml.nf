@@ -1,0 +1,30 @@
+// Reconstructs the test scan iteratively (pty-chi LSQML): a probe and no truth as start.
+process LSQML {
+    tag "${meta.id}"
+    label 'process_gpu'
+    label 'isolated_arm'
+
+    input:
+    tuple val(meta), val(run), path(test_scan, stageAs: 'test/*'), path(view)
+    val device
+    val code_rev
+
+    output:
+    tuple val(meta), path('recon.npz'), emit: recon, optional: true
+    tuple val(meta), path('history.csv'), emit: history, optional: true
+    tuple val(meta), path('status.json'), emit: status
+    tuple val(meta), path('manifest.json'), emit: manifest
+
+    script:
+    """
+    ptychoflow lsqml --run '${run}' --test-scan ${test_scan} --view ${view} --device ${device} --code-rev ${code_rev}
+    """
+
+    stub:
+    """
+    touch recon.npz
+    echo 'epoch,loss' > history.csv
+    echo '{"schema_version": 1, "run_id": "${meta.id}", "stage": "lsqml", "state": "ok", "reason": null}' > status.json
+    echo '{"schema_version": 1}' > manifest.json
+    """
+}

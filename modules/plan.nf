@@ -1,0 +1,46 @@
+// Expands parameters, samplesheet or study into every dataset, condition and run, or names every problem at once.
+process PLAN {
+    label 'process_single'
+
+    input:
+    val parameters
+    path sheet, stageAs: 'sheet/*'
+    path study, stageAs: 'study/*'
+    path arms
+    val code_rev
+
+    output:
+    path 'plan.json', emit: plan
+    path 'plan.txt', emit: text
+
+    script:
+    def sheet_flag = sheet ? "--sheet ${sheet}" : ''
+    def study_flag = study ? "--study ${study}" : ''
+    """
+    ptychoflow plan --params '${parameters}' ${sheet_flag} ${study_flag} --arms ${arms} --code-rev ${code_rev}
+    """
+
+    // One simulated condition, one neural and one iterative run: enough to walk every branch of the flow.
+    stub:
+    """
+    cat > plan.json <<'PLAN'
+    {"schema_version": 1,
+     "datasets": [
+      {"id": "stub-train", "kind": "simulate", "file": null, "config": {"kind": "lines"}, "dose": "1e9", "n": 64},
+      {"id": "stub-test", "kind": "simulate", "file": null, "config": {"kind": "lines"}, "dose": "1e9", "n": 64}],
+     "conditions": [
+      {"id": "stub", "train": "stub-train", "test": "stub-test", "dose": "1e9", "view": "all"}],
+     "views": [
+      {"id": "stub__gs1", "condition": "stub", "gridsize": 1, "train": "stub-train", "test": "stub-test", "config": {}}],
+     "runs": [
+      {"run_id": "stub__pinn_torch_gs1__n64__s0", "condition": "stub", "view": "stub__gs1", "label": "pinn_torch_gs1",
+       "arm": "pinn_torch", "kind": "train", "gridsize": 1, "n": 64, "seed": 0, "train": "stub-train",
+       "test": "stub-test", "config": {"model": {}, "train": {}}, "evaluate": {}},
+      {"run_id": "stub__lsqml__n64__s0", "condition": "stub", "view": "stub__gs1", "label": "lsqml",
+       "arm": "lsqml", "kind": "iterative", "gridsize": 1, "n": 64, "seed": 0, "train": "stub-train",
+       "test": "stub-test", "config": {"lsqml": {}}, "evaluate": {}}],
+     "skipped": [], "parameters": {}}
+    PLAN
+    echo 'stub: two runs' > plan.txt
+    """
+}

@@ -1,0 +1,379 @@
+"""The command line: one command a process, plus a few for people. Only typer is imported before a command is known."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ptychoflow import __version__
+from ptychoflow.errors import ContractError, PtychoflowError, UnavailableError, UsageError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Machine-learning and iterative ptychography, compared on one grid. The workflow (nextflow run main.nf) calls "
+    "these commands; each also works alone. Exit codes: 0 done, 64 usage, 65 bad input, 69 unavailable, 75 try again.",
+)
+
+Out = Annotated[Path, typer.Option(help="Folder for the outputs.")]
+CodeRev = Annotated[str | None, typer.Option(help="Refuse to run unless the package has this code revision.")]
+Json = Annotated[str, typer.Option(help="JSON text, or @FILE to read it from a file.")]
+InputFile = Annotated[Path, typer.Option(exists=True, dir_okay=False, help="Input file.")]
+OptionalFile = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Input file.")]
+Files = Annotated[list[Path] | None, typer.Option(exists=True, dir_okay=False, help="Input file; may be repeated.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda; cuda without a GPU is an error (69), never a CPU run.")]
+Attempt = Annotated[int, typer.Option(min=1, help="Which try of the task this is.")]
+
+
+def _version(show: bool) -> None:
+    if show:
+        print(f"ptychoflow {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    del version
+
+
+def _start(out: Path | None, code_rev: str | None) -> None:
+    """Make the output folder, start logging, refuse a package of another revision."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    if code_rev is None:
+        return
+    from ptychoflow.provenance import code_revision
+
+    found = code_revision()
+    if found != code_rev:
+        raise UnavailableError(
+            f"stale image: the workflow has code revision {code_rev}, the installed package {found}; "
+            "rebuild the image, or start again if a file was edited during the run"
+        )
+
+
+def _json(text: str, *, what: str) -> dict[str, Any]:
+    """Return the object in JSON text or in @FILE."""
+    try:
+        value = json.loads(Path(text[1:]).read_text() if text.startswith("@") else text)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{what}: not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UsageError(f"{what}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _need(value: dict[str, Any], key: str, *, what: str) -> Any:
+    if key not in value:
+        raise UsageError(f"{what}: key '{key}' is missing; it has {sorted(value)}")
+    return value[key]
+
+
+def _meta(run: dict[str, Any]) -> dict[str, Any]:
+    """Return the flat part of a run entry: ids and numbers, without the nested configurations."""
+    return {key: value for key, value in run.items() if not isinstance(value, dict)}
+
+
+@app.command()
+def plan(
+    params: Json,
+    arms: InputFile,
+    sheet: OptionalFile = None,
+    study: OptionalFile = None,
+    out: Out = Path(),
+    code_rev: CodeRev = None,
+) -> None:
+    """Expand parameters into datasets, conditions and runs: plan.json, plan.txt."""
+    _start(out, code_rev)
+    from ptychoflow.commands import plan as command
+
+    command.run(
+        params_text=json.dumps(_json(params, what="--params")), sheet=sheet, study=study, arms=arms, out_dir=out
+    )
+
+
+@app.command()
+def simulate(
+    entry: Annotated[str, typer.Option(help='Dataset entry as JSON: {"id": ..., "config": {...}}, or @FILE.')],
+    base: OptionalFile = None,
+    out: Out = Path(),
+    code_rev: CodeRev = None,
+) -> None:
+    """Simulate a scan: scan.npz."""
+    _start(out, code_rev)
+    from ptychoflow.commands import simulate as command
+    from ptychoflow.config import SimulateConfig, parse
+
+    value = _json(entry, what="--entry")
+    config = parse(SimulateConfig, value.get("config", {}), what="simulate")
+    command.run(config, dataset_id=str(value.get("id", "scan")), base=base, out_dir=out)
+
+
+@app.command()
+def ingest(
+    scan: InputFile,
+    entry: Annotated[str, typer.Option(help='Dataset entry as JSON: {"id": ..., "config": {...}}, or @FILE.')] = "{}",
+    out: Out = Path(),
+    code_rev: CodeRev = None,
+) -> None:
+    """Read a scan file from outside and write it as a checked scan.npz."""
+    _start(out, code_rev)
+    from ptychoflow.commands import ingest as command
+    from ptychoflow.config import IngestConfig, parse
+
+    value = _json(entry, what="--entry")
+    config = parse(IngestConfig, value.get("config", {}), what="ingest")
+    command.run(config, dataset_id=str(value.get("id", "scan")), scan=scan, out_dir=out)
+
+
+@app.command()
+def validate(
+    scan: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="Scan file: contract, grid-lines or tike NPZ.")
+    ],
+    config: Annotated[str, typer.Option(help="Ingest options as JSON.")] = "{}",
+) -> None:
+    """Check a scan file and print what it holds; exit 65 with every problem when it is not usable."""
+    _start(None, None)
+    from ptychoflow.commands import validate as command
+    from ptychoflow.config import IngestConfig, parse
+
+    print(command.run(scan, config=parse(IngestConfig, _json(config, what="--config"), what="validate")))
+
+
+@app.command()
+def prepare(
+    view_entry: Annotated[str, typer.Option(help='View entry as JSON: {"id": ..., "config": {...}}, or @FILE.')],
+    train_scan: InputFile,
+    test_scan: InputFile,
+    out: Out = Path(),
+    code_rev: CodeRev = None,
+) -> None:
+    """Split, group and normalize: view.npz, or status.json with the reason why it cannot be."""
+    _start(out, code_rev)
+    from ptychoflow.commands import prepare as command
+    from ptychoflow.config import PrepareConfig, parse
+
+    value = _json(view_entry, what="--view-entry")
+    config = parse(PrepareConfig, value.get("config", {}), what="prepare")
+    command.run(config, view_id=str(value.get("id", "view")), train_scan=train_scan, test_scan=test_scan, out_dir=out)
+
+
+@app.command()
+def train(
+    run: Json,
+    train_scan: InputFile,
+    view: InputFile,
+    checkpoint_dir: Annotated[Path, typer.Option(file_okay=False, help="Folder of resumable checkpoints.")],
+    device: Device = "cpu",
+    attempt: Attempt = 1,
+    out: Out = Path(),
+    code_rev: CodeRev = None,
+) -> None:
+    """Train one neural arm: model/, status.json."""
+    _start(out, code_rev)
+    from ptychoflow.commands import train as command
+    from ptychoflow.config import ModelConfig, TrainConfig, parse
+
+    entry = _json(run, what="--run")
+    config = _need(entry, "config", what="--run")
+    command.run(
+        run_meta=_meta(entry),
+        model=parse(ModelConfig, config.get("model", {}), what="model"),
+        config=parse(TrainConfig, config.get("train", {}), what="train"),
+        supervised=bool(_need(entry, "supervised", what="--run")),
+        train_scan=train_scan,
+        view=view,
+        device=device,
+        checkpoint_dir=checkpoint_dir,
+        attempt=attempt,
+        out_dir=out,
+    )
+
+
+@app.command()
+def reconstruct(
+    run: Json,
+    model: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder made by train.")],
+    test_scan: InputFile,
+    view: InputFile,
+    device: Device = "cpu",
+    attempt: Attempt = 1,
+    allow_mismatch: Annotated[
+        bool, typer.Option(help="Go on although probe or scaling are not the model's; recorded.")
+    ] = False,
+    out: Out = Path(),
+    code_rev: CodeRev = None,
+) -> None:
+    """Reconstruct the test frames with a trained network: recon.npz, patch_metrics.json."""
+    _start(out, code_rev)
+    from ptychoflow.commands import reconstruct as command
+    from ptychoflow.config import ReconstructConfig, TrainConfig, parse
+
+    entry = _json(run, what="--run")
+    config = entry.get("config", {})
+    command.run(
+        run_meta=_meta(entry),
+        model=model,
+        test_scan=test_scan,
+        view=view,
+        device=device,
+        precision=parse(TrainConfig, config.get("train", {}), what="train").precision,
+        infer_batch_size=parse(ReconstructConfig, config.get("reconstruct", {}), what="reconstruct").infer_batch_size,
+        allow_mismatch=allow_mismatch,
+        attempt=attempt,
+        out_dir=out,
+    )
+
+
+@app.command()
+def lsqml(
+    run: Json,
+    test_scan: InputFile,
+    view: InputFile,
+    device: Device = "cpu",
+    attempt: Attempt = 1,
+    out: Out = Path(),
+    code_rev: CodeRev = None,
+) -> None:
+    """Reconstruct the test frames with pty-chi's LSQML: recon.npz, history.csv."""
+    del attempt
+    _start(out, code_rev)
+    from ptychoflow.commands import lsqml as command
+    from ptychoflow.config import LsqmlConfig, parse
+
+    entry = _json(run, what="--run")
+    config = parse(LsqmlConfig, entry.get("config", {}).get("lsqml", {}), what="lsqml")
+    command.run(config, run_meta=_meta(entry), test_scan=test_scan, view=view, device=device, out_dir=out)
+
+
+@app.command()
+def evaluate(
+    run: Json,
+    recon: InputFile,
+    test_scan: InputFile,
+    view: InputFile,
+    patch_metrics: OptionalFile = None,
+    out: Out = Path(),
+    code_rev: CodeRev = None,
+) -> None:
+    """Score one reconstruction: metrics.json, frc.csv, amp_phase.png."""
+    _start(out, code_rev)
+    from ptychoflow.commands import evaluate as command
+    from ptychoflow.config import EvaluateConfig, parse
+
+    entry = _json(run, what="--run")
+    command.run(
+        parse(EvaluateConfig, entry.get("evaluate", {}), what="evaluate"),
+        run_meta=_meta(entry),
+        recon=recon,
+        test_scan=test_scan,
+        view=view,
+        patch_metrics=patch_metrics,
+        out_dir=out,
+    )
+
+
+@app.command()
+def compare(
+    condition: Json,
+    test_scan: InputFile,
+    view: InputFile,
+    recons: Files = None,
+    metrics: Files = None,
+    out: Out = Path(),
+    code_rev: CodeRev = None,
+) -> None:
+    """Put all reconstructions of one condition side by side: metrics_by_model.json, compare_amp_phase.png."""
+    _start(out, code_rev)
+    from ptychoflow.commands import compare as command
+
+    command.run(
+        condition=_json(condition, what="--condition"),
+        test_scan=test_scan,
+        view=view,
+        recons=recons or [],
+        metrics=metrics or [],
+        out_dir=out,
+    )
+
+
+@app.command()
+def collect(
+    plan: InputFile,
+    statuses: Files = None,
+    metrics: Files = None,
+    pictures: Files = None,
+    compares: Files = None,
+    reference_metrics: Files = None,
+    histories: Files = None,
+    min_success: Annotated[int, typer.Option(min=0, help="Fewest ok runs for success.")] = 1,
+    out: Out = Path(),
+    code_rev: CodeRev = None,
+) -> None:
+    """Gather every run into metrics.csv, run_status.tsv, summary.md and report.html."""
+    _start(out, code_rev)
+    from ptychoflow.commands import collect as command
+
+    command.run(
+        plan=plan,
+        statuses=statuses or [],
+        metrics=metrics or [],
+        pictures=pictures or [],
+        compares=compares or [],
+        reference_metrics=reference_metrics or [],
+        histories=histories or [],
+        min_success=min_success,
+        out_dir=out,
+    )
+
+
+@app.command("export-view")
+def export_view(
+    view: InputFile,
+    train_scan: InputFile,
+    test_scan: InputFile,
+    grouped: Annotated[
+        bool, typer.Option(help="The specified grouped dictionary with X_full instead of plain scans.")
+    ] = False,
+    name: Annotated[str, typer.Option(help="First part of the file names.")] = "view",
+    out: Out = Path(),
+) -> None:
+    """Write the frames of a view as NPZ files for other tools."""
+    _start(out, None)
+    from ptychoflow.commands import export_view as command
+
+    for path in command.run(
+        view=view, train_scan=train_scan, test_scan=test_scan, grouped=grouped, name=name, out_dir=out
+    ):
+        print(path)
+
+
+def main() -> None:
+    """Entry of `python -m ptychoflow.cli`: our own errors are one message and their exit code, never a traceback."""
+    try:
+        app()
+    except PtychoflowError as error:
+        print(f"ptychoflow: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except FileNotFoundError as error:
+        print(f"ptychoflow: no such file: {error.filename}", file=sys.stderr)
+        sys.exit(ContractError.exit_code)
+    except SystemExit as stop:
+        # The argument parser ends with 2, which Nextflow and shells use for other things: bad usage is 64 here.
+        sys.exit(UsageError.exit_code if stop.code == 2 else stop.code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""What a user meets before any task: help, refusals, and the same code revision in Groovy and in Python."""
+
+import json
+import re
+
+import pytest
+
+from ptychoflow.provenance import code_revision
+
+pytestmark = pytest.mark.pipeline
+
+
+def schema_parameters(project):
+    groups = json.loads((project / "nextflow_schema.json").read_text())["$defs"].values()
+    return {name: spec for group in groups for name, spec in group["properties"].items()}
+
+
+def test_config_and_schema_name_the_same_parameters(project):
+    config = (project / "nextflow.config").read_text()
+    block = config[config.index("params {") : config.index("profiles {")]
+    assert set(re.findall(r"^\s+(\w+)\s+=", block, re.MULTILINE)) == set(schema_parameters(project))
+
+
+def test_help_lists_every_visible_parameter_and_starts_nothing(nextflow, project, tmp_path):
+    launch = nextflow(tmp_path, "run", project, "--help")
+    assert launch.returncode == 0, launch.text
+    for name, spec in schema_parameters(project).items():
+        assert (f"--{name} " in launch.text) is not spec.get("hidden", False), name
+    assert launch.trace() == []
+    assert not launch.results.exists()
+    assert not list((tmp_path / "work").rglob(".command.run"))
+
+
+def test_everything_wrong_is_said_at_once_before_any_task(nextflow, project, tmp_path):
+    launch = nextflow(
+        tmp_path, "run", project, "--modles", "lsqml", "--epochs", "many", "--publish_mode", "sopy",
+        "--min_success", "-1", "--seeds", "--resume",
+    )  # fmt: skip
+    assert launch.returncode == 1
+    assert "unknown parameter --modles (did you mean '--models'?)" in launch.text
+    assert "--epochs must be integer, got 'many'" in launch.text
+    assert "--publish_mode must be one of copy, link, got 'sopy' (did you mean 'copy'?)" in launch.text
+    assert "--min_success must be at least 0, got -1" in launch.text
+    assert "--seeds needs a value (string)" in launch.text
+    assert "write -resume, with one dash" in launch.text
+    assert launch.trace() == []
+    assert not list((tmp_path / "work").rglob(".command.run"))
+
+
+def test_unknown_study_is_refused_with_the_nearest_name(nextflow, project, tmp_path):
+    launch = nextflow(tmp_path, "run", project, "--study", "line")
+    assert launch.returncode == 1
+    assert "unknown study 'line' (did you mean 'lines'?)" in launch.text
+    assert launch.trace() == []
+
+
+def test_groovy_and_python_compute_the_same_code_revision(nextflow, project, tmp_path):
+    # '-' < '.' < '/' < letters: the order of whole paths differs from a walk folder by folder.
+    tree = tmp_path / "tree"
+    for name in ("b.py", "b-c.py", "b/a.py", "b/__pycache__/a.pyc", "B.py", "notes.txt", "é.py"):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text(f"# {name}\n")
+    package = project / "python" / "ptychoflow"
+    script = tmp_path / "rev.nf"
+    script.write_text(
+        f"include {{ codeRevision }} from '{project}/modules/functions'\n"
+        f"workflow {{\n  println('tree ' + codeRevision(file('{tree}')))\n"
+        f"  println('package ' + codeRevision(file('{package}')))\n}}\n"
+    )
+    launch = nextflow(tmp_path / "launch", "run", script)
+    assert f"tree {code_revision(tree)}" in launch.text
+    assert f"package {code_revision(package)}" in launch.text
+
+
+def test_plan_only_prints_the_table_of_runs_and_stops(nextflow, project, tmp_path):
+    launch = nextflow(
+        tmp_path, "run", project, "--study", "lines", "--models", "pinn_torch,lsqml", "--seeds", "0,1", "--plan_only",
+    )  # fmt: skip
+    assert launch.returncode == 0, launch.text
+    assert list(launch.tasks()) == ["PLAN"]
+    plan = json.loads((launch.results / "pipeline_info" / "plan.json").read_text())
+    assert len(plan["runs"]) == 3
+    for run in plan["runs"]:
+        assert run["run_id"] in launch.text
+
+
+def test_all_missing_files_of_a_samplesheet_are_named_at_once(nextflow, project, tmp_path):
+    sheet = tmp_path / "sheets" / "scans.csv"
+    sheet.parent.mkdir()
+    sheet.write_text("id,scan,role\nfirst,one.npz,both\nsecond,two.npz,both\n")
+    launch = nextflow(tmp_path, "run", project, "--input", "sheets/scans.csv", "--models", "lsqml")
+    assert launch.returncode == 1
+    assert f"first: {sheet.parent / 'one.npz'}" in launch.text
+    assert f"second: {sheet.parent / 'two.npz'}" in launch.text
+    assert list(launch.tasks()) == ["PLAN"]

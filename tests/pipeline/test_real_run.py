@@ -1,0 +1,62 @@
+"""The flow with its science, on two tiny simulated scans: outputs, caching, and exact re-runs."""
+
+import json
+
+import pytest
+
+pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
+
+ARMS = ["baseline_torch_gs1", "lsqml", "pinn_torch_gs1"]
+
+
+def test_every_arm_ends_ok_with_a_score(real_launch):
+    assert real_launch.returncode == 0, real_launch.text
+    assert set(real_launch.states().values()) <= {"ok", "failed"}  # one epoch may end flat: that is data, not an error
+    assert "ok" in real_launch.states().values()
+    (condition,) = (real_launch.results / "conditions").iterdir()
+    for label in ARMS:
+        assert (condition / "recons" / label / "s0" / "recon.npz").is_file()
+        assert (condition / "visuals" / f"amp_phase_{label}_s0.png").is_file()
+        metrics = json.loads((condition / "runs" / label / "s0" / "evaluate" / "metrics.json").read_text())
+        assert metrics["stitched"]["phase"]
+    by_model = json.loads((condition / "metrics_by_model.json").read_text())
+    assert sorted(by_model) == ARMS
+    report = (real_launch.results / "summary" / "report.html").read_text()
+    assert report.count("data:image/png;base64,") >= len(ARMS)
+
+
+def test_stub_and_real_tasks_make_the_same_files(real_launch, stub_launch):
+    assert real_launch.made() == stub_launch.made()
+
+
+def test_exact_reruns(nextflow, own_project, tmp_path):
+    project = own_project(tmp_path / "project")
+    # So short a training ends flat: that is a failed row, and here no reason for a return code of 1.
+    options = ["run", project, "-profile", "test", "--models", "pinn_torch", "--n_groups", "16", "--min_success", "0"]
+    first = nextflow(tmp_path / "launch", *options)
+    assert first.returncode == 0, first.text
+    everything = {"PLAN", "SIMULATE", "PREPARE", "TRAIN", "RECONSTRUCT", "EVALUATE", "COMPARE", "COLLECT"}
+    assert set(first.tasks("COMPLETED")) == everything
+
+    same = nextflow(tmp_path / "launch", *options, "-resume")
+    assert set(same.tasks("CACHED")) == everything
+    assert same.tasks("COMPLETED") == {}
+
+    epochs = nextflow(tmp_path / "launch", *options, "--epochs", "2", "-resume")
+    assert set(epochs.tasks("COMPLETED")) == everything - {"SIMULATE", "PREPARE"}
+    assert set(epochs.tasks("CACHED")) == {"SIMULATE", "PREPARE"}
+
+    seeds = nextflow(tmp_path / "launch", *options, "--epochs", "2", "--seeds", "0,1", "-resume")
+    for process in ("TRAIN", "RECONSTRUCT", "EVALUATE"):
+        (new,) = seeds.tasks("COMPLETED")[process]
+        (old,) = seeds.tasks("CACHED")[process]
+        assert (new[-4:], old[-4:]) == ("__s1", "__s0")
+    assert set(seeds.tasks("COMPLETED")) == everything - {"SIMULATE", "PREPARE"}
+
+    # One revision stands for the whole package: an edit anywhere in it reruns all that runs it.
+    with (project / "python" / "ptychoflow" / "report" / "__init__.py").open("a") as stream:
+        stream.write("# edited\n")
+    edited = nextflow(tmp_path / "launch", *options, "--epochs", "2", "--seeds", "0,1", "-resume")
+    assert edited.returncode == 0, edited.text
+    assert edited.tasks("CACHED") == {}
+    assert set(edited.tasks("COMPLETED")) == everything
