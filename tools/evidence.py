@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data" / "siemens_star"
 OUT = ROOT / "docs" / "evidence"
 SCRATCH = ROOT / ".evidence"
+BEGIN, END = "<!-- evidence:begin -->", "<!-- evidence:end -->"
 PRESET = {"mae_weight": 1, "nll_weight": 0}
 
 EXPERIMENTS: dict[str, dict[str, Any]] = {
@@ -34,7 +35,7 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
     "star64": {
         "about": "N = 64, 451 frames (those not held out), LSQML and the physics-trained net, three seeds, central 120 px",
         "sheet": {"id": "star64", "scan": "siemens_star_N64.npz", "N": 64, "heldout": "heldout_from_objectGuess"},
-        "params": {"models": "pinn_torch,lsqml", "split": "none", "seeds": "0,1,2", "epochs": 30, "score_box_px": 120, **PRESET},
+        "params": {"models": "pinn_torch,lsqml", "split": "none", "seeds": "0,1,2", "epochs": 24, "batch_size": 8, "score_box_px": 120, **PRESET},
         "bounds": {
             "lsqml": {"contrast_heldout": 0.89, "phase_pearson": 0.98},
             "pinn_torch_gs1": {"contrast_heldout": 0.88, "phase_pearson": 0.93},
@@ -45,20 +46,20 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "sheet": {"id": "star64half", "scan": "siemens_star_N64.npz", "N": 64},
         "params": {
             "models": "pinn_torch", "split": "region", "split_axis": "y", "split_at": "median", "guard_px": 16,
-            "seeds": "0,1,2", "epochs": 40, "score_box_px": 120, **PRESET,
+            "seeds": "0,1,2", "epochs": 32, "batch_size": 8, "score_box_px": 120, **PRESET,
         },
         "bounds": {"pinn_torch_gs1": {"contrast_test": 0.86, "phase_pearson": 0.92}},
     },
     "star64_poisson": {
         "about": "as star64, trained on the Poisson deviance instead of the amplitude error (one seed; no bound)",
         "sheet": {"id": "star64", "scan": "siemens_star_N64.npz", "N": 64, "heldout": "heldout_from_objectGuess"},
-        "params": {"models": "pinn_torch", "split": "none", "epochs": 20, "score_box_px": 120, "mae_weight": 0, "nll_weight": 1},
+        "params": {"models": "pinn_torch", "split": "none", "epochs": 16, "batch_size": 8, "score_box_px": 120, "mae_weight": 0, "nll_weight": 1},
         "bounds": {},
     },
     "star64_full_head": {
         "about": "as star64, with the full N x N output instead of centre and border heads (one seed; no bound)",
         "sheet": {"id": "star64", "scan": "siemens_star_N64.npz", "N": 64, "heldout": "heldout_from_objectGuess"},
-        "params": {"models": "pinn_torch", "split": "none", "epochs": 20, "score_box_px": 120, "model_output": "full", **PRESET},
+        "params": {"models": "pinn_torch", "split": "none", "epochs": 16, "batch_size": 8, "score_box_px": 120, "model_output": "full", **PRESET},
         "bounds": {},
     },
 }  # fmt: skip
@@ -177,6 +178,49 @@ def collect(name: str, experiment: dict[str, Any], outdir: Path) -> dict[str, An
     }
 
 
+def table() -> str:
+    """Return the Markdown table of all records in docs/evidence: medians over seeds, with their number."""
+    lines = [
+        "| experiment | arm | seeds | phase Pearson | contrast, held-out frames | contrast, test frames | at least |",
+        "|---|---|---|---|---|---|---|",
+    ]
+
+    def number(value: float | None) -> str:
+        return "–" if value is None else f"{value:.3f}"
+
+    for name in EXPERIMENTS:
+        path = OUT / f"{name}.json"
+        if not path.exists():
+            lines.append(f"| {name} | | | not measured | | | |")
+            continue
+        record = json.loads(path.read_text())
+        for label, medians in record["medians_over_seeds"].items():
+            bounds = [
+                f"{b['figure'].replace('_', ' ')} {b['at_least']}" for b in record["bounds"] if b["label"] == label
+            ]
+            columns = [number(medians.get(key)) for key in ("phase_pearson", "contrast_heldout", "contrast_test")]
+            cells = [
+                f"[{name}](docs/evidence/{name}.json)",
+                label,
+                str(len(record["runs"][label])),
+                *columns,
+                ", ".join(bounds) or "–",
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+        for own in record["file_own_object"]:
+            contrast = [own["consistency"][part]["contrast"]["value"] for part in ("heldout", "test")]
+            lines.append(f"| {name} | *the file's own object* | | | {number(contrast[0])} | {number(contrast[1])} | |")
+    return "\n".join(lines)
+
+
+def write_readme() -> None:
+    """Put the table between the markers of README.md."""
+    path = ROOT / "README.md"
+    head, rest = path.read_text().split(BEGIN)
+    tail = rest.split(END)[1]
+    path.write_text(f"{head}{BEGIN}\n{table()}\n{END}{tail}")
+
+
 def processor() -> str:
     """Return the machine in words: figures of time mean nothing without it."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -189,7 +233,12 @@ def main() -> int:
     """Run the experiments named on the command line, or all; return 1 when a bound does not hold."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help=f"any of {', '.join(EXPERIMENTS)}; all when none is named")
-    names = parser.parse_args().names or list(EXPERIMENTS)
+    parser.add_argument("--table", action="store_true", help="only rewrite the table of README.md from docs/evidence")
+    arguments = parser.parse_args()
+    if arguments.table:
+        write_readme()
+        return 0
+    names = arguments.names or list(EXPERIMENTS)
     if unknown := [name for name in names if name not in EXPERIMENTS]:
         parser.error(f"unknown experiment {unknown}; there are {list(EXPERIMENTS)}")
     if not DATA.is_dir():
@@ -210,6 +259,7 @@ def main() -> int:
             print(
                 f"{name}: {check['label']} {check['figure']} {check['median']:.4f} (at least {check['at_least']}: {verdict})"
             )
+    write_readme()
     return 1 if failed else 0
 
 

@@ -42,6 +42,9 @@ def test_exact_reruns(nextflow, own_project, tmp_path):
     assert set(same.tasks("CACHED")) == everything
     assert same.tasks("COMPLETED") == {}
 
+    scoring = nextflow(tmp_path / "launch", *options, "--phase_ramp", "--infer_batch_size", "8", "-resume")
+    assert set(scoring.tasks("CACHED")) == {"SIMULATE", "PREPARE", "TRAIN"}
+
     epochs = nextflow(tmp_path / "launch", *options, "--epochs", "2", "-resume")
     assert set(epochs.tasks("COMPLETED")) == everything - {"SIMULATE", "PREPARE"}
     assert set(epochs.tasks("CACHED")) == {"SIMULATE", "PREPARE"}

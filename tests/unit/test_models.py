@@ -1,5 +1,10 @@
 """The network and its physics: published parameter counts, twin of the FFT, losses by hand, supported sizes."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptychoflow.config import ModelConfig, TrainConfig
+from ptychoflow.data.normalize import measure_normalization, network_input
 from ptychoflow.errors import ContractError, UnavailableError
 from ptychoflow.models.spec import network_spec, parameter_count
-from ptychoflow.models.torch.backend import build_network, choose_runtime, predict_patches, weights_sha256
+from ptychoflow.models.torch.backend import (
+    PhysicsBackend,
+    build_network,
+    choose_runtime,
+    load_weights,
+    predict_patches,
+    save_weights,
+    weights_sha256,
+)
 from ptychoflow.models.torch.fourier import far_field_amplitude
 from ptychoflow.models.torch.losses import (
     LEAST_RATE,
@@ -19,7 +33,10 @@ from ptychoflow.models.torch.losses import (
     supervised_loss,
     total_variation,
 )
+from ptychoflow.models.torch.network import PatchNet
 from ptychoflow.physics import fourier
+from scan_files import N as SIDE
+from scan_files import scan_arrays
 
 CPU = choose_runtime("cpu", "fp32")
 
@@ -68,6 +85,90 @@ def test_weights_are_a_function_of_the_seed_and_leave_the_global_state_alone():
     before = torch.get_rng_state()
     assert weights_sha256(network(seed=3)) == weights_sha256(network(seed=3)) != weights_sha256(network(seed=4))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_stored_weights_predict_alike_in_a_network_of_another_seed(tmp_path):
+    """D33: what is saved is what was trained, to the bit."""
+    x = np.random.default_rng(1).normal(size=(2, 1, 64, 64)).astype(np.float32)
+    trained, fresh = network(seed=3), network(seed=4)
+    save_weights(trained, tmp_path / "weights.pt")
+    assert not np.array_equal(predict_patches(fresh, x, CPU), predict_patches(trained, x, CPU))
+    load_weights(fresh, tmp_path / "weights.pt")
+    np.testing.assert_array_equal(predict_patches(fresh, x, CPU), predict_patches(trained, x, CPU))
+
+
+@pytest.mark.slow
+def test_importing_every_module_changes_nothing_global(tmp_path):
+    """D8, D33: random generators, default type, determinism, threads and cwd are as before; pty-chi is not imported."""
+    script = (
+        "import importlib, os, pkgutil, random, sys\n"
+        "import numpy as np, torch\n"
+        "import ptychoflow\n"
+        "def state():\n"
+        "    return (np.random.get_state()[1].tobytes(), random.getstate(), torch.get_rng_state().numpy().tobytes(),\n"
+        "            torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled(), torch.get_num_threads())\n"
+        "before = state()\n"
+        "names = [found.name for found in pkgutil.walk_packages(ptychoflow.__path__, 'ptychoflow.')]\n"
+        "for name in names:\n"
+        "    importlib.import_module(name)\n"
+        "print(len(names), state() == before, 'ptychi' in sys.modules, os.listdir())\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "python")}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    n_modules, rest = done.stdout.split(" ", 1)
+    assert int(n_modules) > 60
+    assert rest == "True False []\n"
+
+
+@pytest.mark.parametrize("options", [{}, {"output": "full"}, {"predict_border": False}])
+def test_every_parameter_gets_a_gradient(options):
+    """D31: no dead branch or gain; a parameter without influence on the patches would stay at its start for ever."""
+    net = network(**options)
+    net(torch.rand(2, 1, 64, 64)).real.square().sum().backward()
+    assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().max() > 0] == []
+
+
+class Oracle(PatchNet):
+    """A network that knows the object: it gives the true patches, times a factor, whatever comes in."""
+
+    def __init__(self, patches: np.ndarray, factor: complex = 1.0) -> None:
+        torch.nn.Module.__init__(self)
+        self.unused = torch.nn.Parameter(torch.zeros(1))
+        self.patches = torch.from_numpy((factor * patches).astype(np.complex64))[:, None]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.patches + 0 * self.unused
+
+
+@pytest.mark.parametrize("photons", [1.0, 7.25])
+def test_the_true_patches_have_no_loss_whatever_the_units(photons):
+    """D22, D25, D26: probe, alpha, s and object scale cancel. Oracle: frames of plain numpy.fft and sliced patches, odd N.
+
+    `photons` is the number in a unit of amplitude squared: the loss is in sqrt(photons), and a forgotten or doubled scale
+    shows. A second data set of another brightness in the same process changes nothing of the first one.
+    """
+    arrays, half = scan_arrays(), SIDE // 2
+    corners = np.stack([arrays["ycoords"], arrays["xcoords"]], axis=1).astype(int) - half
+    patches = np.stack([arrays["objectGuess"][r : r + SIDE, c : c + SIDE] for r, c in corners])
+    batch, config = np.arange(len(patches)), TrainConfig(mae_weight=1, nll_weight=0)
+
+    def loss(brightness: float, factor: complex = 1.0, **weights: float) -> float:
+        amplitude, probe = brightness * arrays["diff3d"], (brightness * arrays["probeGuess"]).astype(np.complex64)
+        norm = measure_normalization(amplitude, batch, probe, photons_per_intensity=photons)
+        net = Oracle(patches / norm.object_scale, factor)
+        chosen = TrainConfig(**weights) if weights else config
+        inputs = network_input(amplitude, norm)[:, None]
+        return PhysicsBackend(net, CPU, chosen, lambda b: inputs[b], probe=probe, normalization=norm).loss(batch)
+
+    mean = float(arrays["diff3d"].mean()) * photons**0.5
+    for brightness in (1.0, 0.01, 1.0):
+        assert loss(brightness) < 1e-4 * brightness * mean
+        assert loss(brightness, factor=1j) < 1e-4 * brightness * mean  # a global phase is free
+        # Patches of zero miss all of the measured amplitude, in sqrt(photons); doubled ones miss as much again.
+        assert loss(brightness, factor=0) == pytest.approx(brightness * mean, rel=1e-4)
+        assert loss(brightness, factor=2) == pytest.approx(brightness * mean, rel=1e-3)
+    assert loss(1.0, mae_weight=0, nll_weight=1) < 1e-4
 
 
 @settings(deadline=None, max_examples=20)

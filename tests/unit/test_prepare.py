@@ -59,6 +59,41 @@ def test_region_split_keeps_its_guard_and_reads_no_heldout_frame(files, tmp_path
     assert view.normalization.alpha == pytest.approx((N / 2) / np.sqrt(energy))
 
 
+@pytest.mark.parametrize("split", ["none", "scans"])
+def test_heldout_frames_are_in_no_other_set(files, tmp_path, split):
+    """Design section 5: no arm reads them. Oracle: set algebra; test and held-out frames together are the whole scan."""
+    test = "one.npz" if split == "none" else "other.npz"
+    view = prepared(files, tmp_path, PrepareConfig(split=split, heldout=[1, 4, 5]), test=test)
+    n_frames = load_scan(files / test).n_frames
+    assert view.heldout.tolist() == [1, 4, 5]
+    for used in (view.test.frames, np.unique(view.test.groups)):
+        assert used.tolist() == [frame for frame in range(n_frames) if frame not in (1, 4, 5)]
+    if split == "none":
+        assert not np.isin(view.heldout, np.concatenate([view.train.frames, view.train.groups.ravel()])).any()
+    else:  # the train scan is another file: its frames 1, 4 and 5 are not held out
+        assert np.array_equal(view.train.frames, np.arange(load_scan(files / "one.npz").n_frames))
+
+
+def test_heldout_frames_of_a_region_split_are_used_on_neither_side(files, tmp_path):
+    """Held-out frames measure the test side; those that lie elsewhere are in no set at all, the train set included."""
+    whole = prepared(files, tmp_path, PrepareConfig(split="region", guard_px=5))
+    low, high = int(whole.train.frames[2]), int(whole.test.frames[3])
+    view = prepared(files, tmp_path, PrepareConfig(split="region", guard_px=5, heldout=[low, high]))
+    assert view.heldout.tolist() == [high]
+    assert np.array_equal(view.train.frames, np.setdiff1d(whole.train.frames, [low]))
+    assert np.array_equal(view.test.frames, np.setdiff1d(whole.test.frames, [high]))
+
+
+def test_a_guard_of_zero_is_zero_and_not_the_default(files, tmp_path):
+    """D39, D59: 0 means nothing is taken away. Oracle: the frames' own coordinates against the threshold."""
+    view = prepared(files, tmp_path, PrepareConfig(split="region", guard_px=0))
+    rows = load_scan(files / "one.npz").positions_rc_px[:, 0]
+    threshold = view.metadata["split"]["threshold_px"]
+    assert view.train.frames.tolist() == np.flatnonzero(rows < threshold).tolist()
+    assert view.test.frames.tolist() == np.flatnonzero(rows >= threshold).tolist()
+    assert view.metadata["split"]["n_dropped_by_guard"] == 0
+
+
 def test_every_test_frame_is_reconstructed_whatever_the_train_groups(files, tmp_path):
     view = prepared(files, tmp_path, PrepareConfig(split="scans", n_groups=10, n_subsample=40), test="other.npz")
     assert len(view.train.groups) == 10

@@ -124,6 +124,15 @@ def test_seed_and_stream_change_the_data_and_are_recorded() -> None:
     assert np.abs(star[0].object - star[1].object).mean() > 0.01
 
 
+def test_the_object_does_not_depend_on_the_side_of_the_frames() -> None:
+    """D52: scans of N = 17 and N = 24 are scored against one and the same full object; only their frames differ."""
+    small, large = (simulate_scan(replace(SMALL, n=n, jitter_px=2.0), None) for n in (17, 24))
+    assert small.object.shape == (61, 44)
+    np.testing.assert_array_equal(small.object, large.object)
+    assert small.metadata["objects"] == large.metadata["objects"] == [[0, 61, 0, 44]]
+    assert (small.n, large.n) == (17, 24)
+
+
 def test_streams_are_independent() -> None:
     """Adding an object leaves the first one as it was; another dose or probe leaves object and positions as they were."""
     one = simulate_scan(replace(SMALL, jitter_px=2.0), None)

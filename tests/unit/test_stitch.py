@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from ptychoflow.errors import ContractError
+from ptychoflow.errors import ContractError, NumericalError
 from ptychoflow.frames import Region
 from ptychoflow.imaging.regions import largest_rectangle, score_region
 from ptychoflow.imaging.stitch import Stitcher
@@ -82,6 +82,23 @@ def test_gridsize_two_patches_stitch_by_position():
     assert np.allclose(object_, in_order, atol=1e-5)
 
 
+def test_where_patches_disagree_the_brighter_illumination_counts_more():
+    """Closed form (physics 12.3): two constant patches a, b over each other give (w_a a + w_b b) / (w_a + w_b), w = |P|^2.
+
+    Three rows apart, so that the weights differ; without weights the overlap would be the plain mean.
+    """
+    centres, values = np.array([[30.0, 40.0], [33.0, 40.0]]), (2.0, 1j)
+    patches = np.stack([np.full((N, N), value, np.complex64) for value in values])
+    stitcher = stitched(centres, patches)
+    object_, weight = stitcher.result()
+    row, col = np.meshgrid(np.arange(24, 39), np.arange(34, 47), indexing="ij")
+    w = [np.exp(-2 * ((row - r) ** 2 / 30 + (col - c) ** 2 / 18)) for r, c in centres]  # |probe()|^2
+    r0, c0 = stitcher.canvas.origin_rc_px
+    cut = slice(24 - r0, 39 - r0), slice(34 - c0, 47 - c0)
+    np.testing.assert_allclose(object_[cut], (w[0] * values[0] + w[1] * values[1]) / (w[0] + w[1]), rtol=1e-4)
+    np.testing.assert_allclose(weight[cut], w[0] + w[1], rtol=1e-4)
+
+
 def test_a_constant_object_has_no_border_dip():
     """D17, D32: the same weight in numerator and denominator."""
     points = scan_positions()
@@ -121,8 +138,26 @@ def test_counts_that_do_not_match_and_nan_are_refused():
     stitcher = Stitcher(scan_positions(), probe())
     with pytest.raises(ContractError, match="2 patches came with 1 positions"):
         stitcher.add(np.ones((2, N, N), dtype=np.complex64), scan_positions()[:1])
-    with pytest.raises(ContractError, match="NaN"):
+    # What a network predicts is a result, not an input: RECONSTRUCT turns this error into a failed run (D41).
+    with pytest.raises(NumericalError, match="NaN"):
         stitcher.add(np.full((1, N, N), np.nan, dtype=np.complex64), scan_positions()[:1])
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("beyond", [-1.5, 1.5])
+def test_a_patch_beyond_the_canvas_is_refused_and_not_clipped(axis, beyond):
+    """D19. Oracle: the outermost position is taken, one a pixel and a half further out is not."""
+    points = scan_positions()
+    outermost = points[[points[:, axis].argmin() if beyond < 0 else points[:, axis].argmax()]]
+    stitcher = Stitcher(points, probe())
+    patch = np.ones((1, N, N), dtype=np.complex64)
+    stitcher.add(patch, outermost)
+    before = stitcher.result()[1].copy()
+    outside = outermost.copy()
+    outside[0, axis] += beyond
+    with pytest.raises(ContractError, match="outside the canvas"):
+        stitcher.add(patch, outside)
+    assert np.array_equal(stitcher.result()[1], before)
 
 
 def test_score_region_is_covered_and_inside_the_object():
@@ -132,6 +167,8 @@ def test_score_region_is_covered_and_inside_the_object():
     assert region.r1 <= 60
     assert region.c1 <= 90
     assert score_region(points, probe(), object_shape=(60, 90), box_px=21).shape == (21, 21)
+    # A box as large as the region or larger takes nothing away (D59).
+    assert score_region(points, probe(), object_shape=(60, 90), box_px=1000) == region
 
 
 def test_largest_rectangle_against_all_rectangles():

@@ -19,9 +19,13 @@ from ptychoflow.commands import train as train_command
 from ptychoflow.commands.simulate import simulate_scan
 from ptychoflow.config import ModelConfig, PrepareConfig, SimulateConfig, TrainConfig
 from ptychoflow.data.checkpoints import CheckpointStore
+from ptychoflow.data.normalize import network_input
 from ptychoflow.data.storage import load_recon, load_scan, load_view, read_json, save_scan
 from ptychoflow.errors import ContractError, TransientError
+from ptychoflow.frames import Canvas, Region
 from ptychoflow.models.training import fit, split_validation
+from ptychoflow.physics.patches import gather
+from ptychoflow.records import FrameSet, Normalization, Recon, View
 
 PYTHON = Path(__file__).parents[2] / "python"
 SMALL = ModelConfig(n_filters_scale=1)
@@ -105,6 +109,35 @@ def test_nan_ends_the_training_with_a_reason(tmp_path):
     assert str(int(train[3])) in outcome.reason
 
 
+class Stuck(Quadratic):
+    """Its validation loss never gets better."""
+
+    def loss(self, batch):
+        return 1.0
+
+
+def test_a_plateau_lowers_the_step_and_never_the_number_of_epochs(tmp_path):
+    """D35: halved after every 2 epochs without gain, never below a tenth; all epochs are trained, each validated."""
+    config = TrainConfig(epochs=13, batch_size=4, learning_rate=0.08, plateau_patience=2)
+    with CheckpointStore(tmp_path, "key") as store:
+        outcome = fit(Stuck(23), 23, config, seed=5, store=store)
+    rows = outcome.progress.history
+    assert (outcome.stopped, len(rows)) == ("all epochs", 13)
+    assert {row["validation_loss"] for row in rows} == {1.0}
+    # The first epoch is the best so far; epochs 2 and 3 gain nothing, so epoch 4 is the first with half the step.
+    expected = [0.08] * 3 + [0.04] * 2 + [0.02] * 2 + [0.01] * 2 + [0.008] * 4
+    assert [row["learning_rate"] for row in rows] == pytest.approx(expected)
+
+
+def test_a_time_limit_ends_after_an_epoch_and_is_recorded(tmp_path):
+    """D35: the one way to stop early is the option that says so."""
+    with CheckpointStore(tmp_path, "key") as store:
+        outcome = fit(Quadratic(23), 23, TrainConfig(epochs=50, batch_size=4, max_seconds=1e-9), seed=5, store=store)
+    assert len(outcome.progress.history) == 1
+    assert outcome.reason is None
+    assert "time limit" in outcome.stopped
+
+
 def test_validation_is_present_and_apart():
     for n in (2, 5, 100):
         train, validation = split_validation(n, 0.05, 0)
@@ -156,6 +189,125 @@ def test_training_lowers_the_loss_and_leaves_no_checkpoint(prepared, tmp_path, s
     assert list((tmp_path / "checkpoints").iterdir()) == []
     patch = read_json(tmp_path / "patch_metrics.json")
     assert {"mae_amp", "mse_amp", "mae_phase", "mse_phase"} <= set(patch)
+
+
+def test_a_diverged_training_is_data_with_manifest_and_without_model(prepared, tmp_path):
+    """D36, T10: with a step of 1e30 the loss overflows; the command returns, status.json has step and groups."""
+    config = TrainConfig(epochs=3, mae_weight=1, nll_weight=0, precision="fp32", learning_rate=1e30)
+    train_command.run(
+        run_meta=META, model=SMALL, config=config, supervised=False, train_scan=prepared / "train.npz",
+        view=prepared / "view.npz", device="cpu", checkpoint_dir=tmp_path / "checkpoints", attempt=1, out_dir=tmp_path,
+    )  # fmt: skip
+    status = read_json(tmp_path / "status.json")
+    assert (status["state"], status["stage"]) == ("failed", "train")
+    assert "loss is" in status["reason"]
+    assert "epoch 1, step " in status["reason"]
+    assert "groups [" in status["reason"]
+    assert read_json(tmp_path / "manifest.json")["outputs"].keys() == {"status.json"}
+    assert not (tmp_path / "model").exists()
+
+
+def test_labels_of_the_supervised_arm_are_object_patches(prepared, tmp_path, monkeypatch):
+    """D13, D23: the patch of the object under its own frame, in units of the object scale, never probe times object.
+
+    Oracle: slices of the true object, which whole-pixel positions of the raster allow.
+    """
+    caught = {}
+
+    def no_training(backend, n_groups, config, **_options):
+        caught["backend"] = backend
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(neural, "fit", no_training)
+    with pytest.raises(KeyboardInterrupt):
+        train_once(prepared, tmp_path, supervised=True)
+    scan, view = load_scan(prepared / "train.npz"), load_view(prepared / "view.npz")
+    batch = np.array([0, 7, len(view.train.groups) - 1])
+    corners = scan.positions_rc_px[view.train.groups[batch, 0]] - scan.n // 2
+    assert np.array_equal(corners, np.rint(corners))
+    expected = np.stack([scan.object[r : r + scan.n, c : c + scan.n] for r, c in corners.astype(int)])
+    labels = caught["backend"]._label_of(batch)
+    assert labels.shape == (3, 1, scan.n, scan.n)
+    np.testing.assert_allclose(labels[:, 0] * view.normalization.object_scale, expected, rtol=1e-5)
+
+
+def with_oracle(monkeypatch, root: Path, change=lambda patches: patches) -> None:
+    """Put a network in place that knows the object: it recognises a frame and gives its true patch, changed at will.
+
+    Frames are recognised by their direction, not their length: RECONSTRUCT divides another exposure out.
+    """
+    scan, view = load_scan(root / "test.npz"), load_view(root / "view.npz")
+    known = network_input(scan.amplitude, view.normalization).reshape(scan.n_frames, -1)
+    known /= np.linalg.norm(known, axis=1, keepdims=True)
+    patches = gather(scan.object, scan.positions_rc_px, scan.n) / np.float32(view.normalization.object_scale)
+
+    def predict(_network, x, _runtime):
+        frames = (x.reshape(len(x), -1) @ known.T).argmax(axis=1)
+        return change(patches[frames][:, None])
+
+    monkeypatch.setattr(neural, "predict_patches", predict)
+
+
+def test_an_oracle_network_gives_the_object_back(prepared, tmp_path, monkeypatch):
+    """T1, D18, D43 through the whole of RECONSTRUCT: frames, positions, object scale and origin. Oracle: the true object.
+
+    No gauge is removed: amplitude and phase must come out as they are.
+    """
+    with_oracle(monkeypatch, prepared)
+    train_once(prepared, tmp_path, epochs=1)
+    recon, view, scan = (
+        load_recon(tmp_path / "recon.npz"),
+        load_view(prepared / "view.npz"),
+        load_scan(prepared / "test.npz"),
+    )
+    region = view.score_regions[0]
+    got = recon.object[recon.canvas.slices_of(region)]
+    want = scan.object[region.r0 : region.r1, region.c0 : region.c1]
+    np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max())  # whole-pixel raster: nothing is interpolated
+    assert read_json(tmp_path / "status.json")["state"] == "ok"
+    scores = read_json(tmp_path / "patch_metrics.json")
+    assert scores["mae_amp"]["value"] < 1e-4
+    assert scores["gauge"]["modulus"] == pytest.approx(1, rel=1e-4)
+
+
+def test_a_prediction_that_is_not_finite_is_a_failed_run_and_no_mean(prepared, tmp_path, monkeypatch):
+    """D41, T10: status `failed` with the reason and exit 0, a manifest, and no picture made some other way."""
+
+    def spoil(patches):
+        patches[0, 0, 3, 4] = np.nan
+        return patches
+
+    with_oracle(monkeypatch, prepared, spoil)
+    train_once(prepared, tmp_path, epochs=1)
+    status = read_json(tmp_path / "status.json")
+    assert (status["state"], status["stage"], status["collapsed"]) == ("failed", "reconstruct", False)
+    assert "NaN" in status["reason"]
+    assert not (tmp_path / "recon.npz").exists()
+    assert not (tmp_path / "patch_metrics.json").exists()
+    assert read_json(tmp_path / "manifest.json")["outputs"].keys() == {"status.json"}
+
+
+def test_a_flat_picture_is_failed_and_collapsed(prepared, tmp_path, monkeypatch):
+    """D31, T8: flat patches give a picture, which is kept, and a verdict with its numbers."""
+    with_oracle(monkeypatch, prepared, lambda patches: np.full_like(patches, 0.7j))
+    train_once(prepared, tmp_path, epochs=1)
+    status = read_json(tmp_path / "status.json")
+    assert (status["state"], status["collapsed"]) == ("failed", True)
+    assert status["reason"].startswith("collapsed: relative standard deviation of the modulus")
+    assert (tmp_path / "recon.npz").exists()
+
+
+@pytest.mark.parametrize(("amplitude", "phase", "flat"), [(0, 0, True), (0.1, 0, False), (0, 0.1, False)])
+def test_flat_means_neither_modulus_nor_phase_varies(amplitude, phase, flat):
+    """D31: a pure phase object has a flat modulus and is none the worse for it. Variation outside the region is no help."""
+    rng = np.random.default_rng(3)
+    noise = rng.normal(size=(2, 21, 34))
+    image = (2 + amplitude * noise[0]) * np.exp(1j * (3 + phase * noise[1]))
+    image[:, 30:] = 10 * noise[0][:, 30:]
+    recon = Recon(image.astype(np.complex64), np.ones(image.shape, np.float32), Canvas((5, -2), image.shape))
+    none = FrameSet(np.zeros(0, np.int64), np.zeros((0, 1), np.int64))
+    view = View(none, none, none.frames, Normalization(1, 1, 1, 1, True), (Region(6, 25, 0, 27),), {})
+    assert (reconstruct_command.flatness(recon, view) is not None) == flat
 
 
 def test_the_physics_arm_never_sees_the_object_and_the_supervised_one_does(prepared, tmp_path):

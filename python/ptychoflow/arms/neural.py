@@ -192,6 +192,7 @@ def reconstruct(
 
     Raises:
         ContractError: scan or view are not what the model was trained for, unless `allow_mismatch`, which is recorded.
+        NumericalError: a predicted patch is not finite.
     """
     trained_probe = np.load(model_dir / "probe.npy")
     problems = check_card(card, trained_probe, scan, view)

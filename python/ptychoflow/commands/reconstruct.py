@@ -9,6 +9,7 @@ import numpy as np
 
 from ptychoflow.arms.status import write_status
 from ptychoflow.data.storage import load_scan, load_view, save_recon, write_json
+from ptychoflow.errors import NumericalError
 from ptychoflow.metrics.patch import patch_scores
 from ptychoflow.provenance import sha256_file, versions, write_manifest
 from ptychoflow.records import Recon, View
@@ -34,7 +35,8 @@ def run(
 ) -> None:
     """Write `recon.npz`, `patch_metrics.json`, `status.json` and `manifest.json`.
 
-    A flat picture is written and `failed` with `collapsed` set: it is scored, flagged and left out of rankings.
+    A flat picture is written and `failed` with `collapsed` set: it is scored, flagged and left out of rankings. Patches that
+    are not finite end as `failed` without a picture (D41).
     """
     started = time.monotonic()
     from ptychoflow.arms.neural import read_card, reconstruct
@@ -42,10 +44,33 @@ def run(
     import_seconds = time.monotonic() - started
     card = read_card(model)
     scan, the_view = load_scan(test_scan), load_view(view)
-    result = reconstruct(
-        scan, the_view, card=card, model_dir=model, device=device, precision=precision,
-        infer_batch_size=infer_batch_size, allow_mismatch=allow_mismatch,
-    )  # fmt: skip
+    status: dict[str, Any] = {
+        "run_id": run_meta["run_id"],
+        "stage": "reconstruct",
+        "device": device,
+        "effective_batch_size": infer_batch_size,
+        "attempt": attempt,
+    }
+    manifest: dict[str, Any] = {
+        "command": "reconstruct",
+        "inputs": {"weights": model / "weights.pt", "card": model / "card.json", "test_scan": test_scan, "view": view},
+        "parameters": {
+            "run": run_meta,
+            "infer_batch_size": infer_batch_size,
+            "device": device,
+            "allow_mismatch": allow_mismatch,
+        },
+    }
+    try:
+        result = reconstruct(
+            scan, the_view, card=card, model_dir=model, device=device, precision=precision,
+            infer_batch_size=infer_batch_size, allow_mismatch=allow_mismatch,
+        )  # fmt: skip
+    except NumericalError as error:
+        logger.error("the reconstruction failed: %s", error)
+        write_status(out_dir, **status, state="failed", reason=str(error), seconds={"import": import_seconds})
+        write_manifest(out_dir, **manifest, outputs=["status.json"])
+        return
     metadata = {
         **result.recon.metadata,
         **{name: run_meta[name] for name in ("run_id", "condition", "label", "arm", "gridsize", "n", "seed")},
@@ -67,30 +92,13 @@ def run(
         logger.error("the reconstruction collapsed: %s", flat)
     write_status(
         out_dir,
-        run_id=run_meta["run_id"],
-        stage="reconstruct",
+        **status,
         state="failed" if flat else "ok",
         reason=f"collapsed: {flat}" if flat else None,
         collapsed=bool(flat),
-        device=device,
         seconds={"import": import_seconds, "reconstruct": result.seconds},
-        effective_batch_size=infer_batch_size,
-        attempt=attempt,
     )
-    inputs = {"weights": model / "weights.pt", "card": model / "card.json", "test_scan": test_scan, "view": view}
-    parameters = {
-        "run": run_meta,
-        "infer_batch_size": infer_batch_size,
-        "device": device,
-        "allow_mismatch": allow_mismatch,
-    }
-    write_manifest(
-        out_dir,
-        command="reconstruct",
-        inputs=inputs,
-        outputs=["recon.npz", "patch_metrics.json", "status.json"],
-        parameters=parameters,
-    )
+    write_manifest(out_dir, **manifest, outputs=["recon.npz", "patch_metrics.json", "status.json"])
 
 
 def flatness(recon: Recon, view: View) -> str | None:

@@ -8,8 +8,8 @@ Memory is one canvas, whatever the number of patches; the size of the batches ha
 import numpy as np
 from jaxtyping import Complex64, Float32, Float64
 
-from ptychoflow.errors import ContractError
-from ptychoflow.frames import Canvas, canvas_for
+from ptychoflow.errors import ContractError, NumericalError
+from ptychoflow.frames import Canvas, canvas_for, topleft_from_centre
 from ptychoflow.physics.patches import scatter
 
 SEEN = 1e-6
@@ -37,13 +37,17 @@ class Stitcher:
         """Add patches centred on positions of the scan's frame.
 
         Raises:
-            ContractError: numbers of patches and positions differ (D15), or a patch is not finite.
+            ContractError: numbers of patches and positions differ (D15), or a patch reaches outside the canvas (D19).
+            NumericalError: a patch is not finite.
         """
         if len(patches) != len(positions_rc_px):
             raise ContractError(f"{len(patches)} patches came with {len(positions_rc_px)} positions")
         if not np.isfinite(patches).all():
-            raise ContractError("a predicted patch holds NaN or infinity; it is not stitched")
+            raise NumericalError("a predicted patch holds NaN or infinity; it is not stitched")
         local = self.canvas.to_local(positions_rc_px)
+        first = np.floor(topleft_from_centre(local, patches.shape[-1]))
+        if len(first) and (first.min() < 0 or (first.max(axis=0) + patches.shape[-1] >= self.canvas.shape).any()):
+            raise ContractError("a patch reaches outside the canvas: its position is not among those of the scan")
         scatter(self._weight_patch * patches, local, self.canvas.shape, out=self._sum)
         scatter(np.broadcast_to(self._weight_patch, patches.shape), local, self.canvas.shape, out=self._weight)
 
