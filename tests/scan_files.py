@@ -1,12 +1,22 @@
 """Small scan files for the tests of ingest and validate: a non-square object without symmetry, an anisotropic scan, odd N."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from ptychoflow.provenance import sha256_file
+from ptychoflow.records import View
+
 N, M, SHAPE = 17, 40, (61, 83)
 """Side and number of frames, and the object's shape, px."""
+
+
+def made_from(view: View, scan: Path) -> View:
+    """Return the view as PREPARE would have made it from this file: with the file's checksum."""
+    sha256 = sha256_file(scan)
+    return replace(view, metadata={**view.metadata, "scans": {"train": sha256, "test": sha256}})
 
 
 def scan_arrays(seed: int = 0) -> dict[str, np.ndarray]:

@@ -35,7 +35,10 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
     "star64": {
         "about": "N = 64, 451 frames (those not held out), LSQML and the physics-trained net, three seeds, central 120 px",
         "sheet": {"id": "star64", "scan": "siemens_star_N64.npz", "N": 64, "heldout": "heldout_from_objectGuess"},
-        "params": {"models": "pinn_torch,lsqml", "split": "none", "seeds": "0,1,2", "epochs": 24, "batch_size": 8, "score_box_px": 120, **PRESET},
+        "params": {
+            "models": "pinn_torch,lsqml", "split": "none", "seeds": "0,1,2", "epochs": 24,
+            "batch_size": 8, "score_box_px": 120, **PRESET,
+        },
         "bounds": {
             "lsqml": {"contrast_heldout": 0.89, "phase_pearson": 0.98},
             "pinn_torch_gs1": {"contrast_heldout": 0.88, "phase_pearson": 0.93},
@@ -53,13 +56,19 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
     "star64_poisson": {
         "about": "as star64, trained on the Poisson deviance instead of the amplitude error (one seed; no bound)",
         "sheet": {"id": "star64", "scan": "siemens_star_N64.npz", "N": 64, "heldout": "heldout_from_objectGuess"},
-        "params": {"models": "pinn_torch", "split": "none", "epochs": 16, "batch_size": 8, "score_box_px": 120, "mae_weight": 0, "nll_weight": 1},
+        "params": {
+            "models": "pinn_torch", "split": "none", "epochs": 16, "batch_size": 8, "score_box_px": 120,
+            "mae_weight": 0, "nll_weight": 1,
+        },
         "bounds": {},
     },
     "star64_full_head": {
         "about": "as star64, with the full N x N output instead of centre and border heads (one seed; no bound)",
         "sheet": {"id": "star64", "scan": "siemens_star_N64.npz", "N": 64, "heldout": "heldout_from_objectGuess"},
-        "params": {"models": "pinn_torch", "split": "none", "epochs": 16, "batch_size": 8, "score_box_px": 120, "model_output": "full", **PRESET},
+        "params": {
+            "models": "pinn_torch", "split": "none", "epochs": 16, "batch_size": 8, "score_box_px": 120,
+            "model_output": "full", **PRESET,
+        },
         "bounds": {},
     },
 }  # fmt: skip

@@ -11,6 +11,8 @@ from typing import Any
 from ptychoflow import __version__
 from ptychoflow.data.schema import SCHEMA_VERSION
 from ptychoflow.data.storage import write_json
+from ptychoflow.errors import ContractError
+from ptychoflow.records import View
 
 VERSIONED = ("numpy", "scipy", "h5py", "scikit-image", "torch", "ptychi")
 
@@ -22,6 +24,26 @@ def sha256_file(path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def check_scan(path: Path, view: View, part: str) -> str:
+    """Return the sha256 of a scan file after checking that the view was made from it (D69, D77).
+
+    Args:
+        path: scan file.
+        view: view that indexes it.
+        part: `train` or `test`.
+
+    Raises:
+        ContractError: the view was made from another file.
+    """
+    found = sha256_file(path)
+    expected = view.metadata["scans"][part]
+    if found != expected:
+        raise ContractError(
+            f"{path.name} is not the {part} scan that the view was made from: sha256 {found[:12]}..., expected {expected[:12]}..."
+        )
+    return found
 
 
 def sha256_json(value: Any) -> str:

@@ -12,6 +12,7 @@ from ptychoflow.errors import ContractError, UsageError
 from ptychoflow.frames import Canvas, Region
 from ptychoflow.records import FrameSet, Normalization, Recon, Scan, View
 from ptychoflow.report.html import png_title
+from scan_files import made_from
 
 SHAPE = (41, 53)
 REGION = Region(9, 31, 11, 42)
@@ -44,7 +45,7 @@ class Study:
         sets = FrameSet(frames[:-4], frames[:-4, None])
         view = View(sets, sets, frames[-4:], Normalization(1.0, 1.0, 1.0, 1.0, True), (REGION,), {})
         save_scan(self.scan_path, self.scan)
-        save_view(self.view_path, view)
+        save_view(self.view_path, made_from(view, self.scan_path))
         self.recons, self.metrics = [], []
 
     def add(self, label, seed, picture, *, config=None):

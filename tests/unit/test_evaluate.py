@@ -18,6 +18,7 @@ from ptychoflow.frames import Canvas, Region
 from ptychoflow.physics.fourier import far_field_amplitude
 from ptychoflow.physics.patches import gather
 from ptychoflow.records import FrameSet, Normalization, Recon, Scan, View
+from scan_files import made_from
 
 N = 16
 SHAPE = (61, 84)
@@ -80,7 +81,7 @@ def evaluated(
 ) -> dict[str, Any]:
     """Write the inputs, run the command, read metrics.json back."""
     save_scan(folder / "scan.npz", scan)
-    save_view(folder / "view.npz", view)
+    save_view(folder / "view.npz", made_from(view, folder / "scan.npz"))
     save_recon(folder / "recon.npz", recon)
     if patch is not None:
         write_json(folder / "patch_metrics.json", patch)
@@ -284,3 +285,12 @@ def test_long_sets_are_thinned_evenly_to_both_ends():
     assert (chosen[0], chosen[-1]) == (100, 2999)
     assert np.ptp(np.diff(chosen)) <= 1
     np.testing.assert_array_equal(_evenly(frames[:7], CONSISTENCY_FRAMES), frames[:7])
+
+
+def test_another_scan_than_the_views_is_refused(tmp_path: Path, scan: Scan, view: View):
+    """D77: indices of one file say nothing about another, even of the same size."""
+    evaluated(tmp_path, scan, view, recon_of(truth_object()))
+    save_scan(tmp_path / "scan.npz", replace(scan, amplitude=scan.amplitude[::-1].copy()))
+    options = {"recon": tmp_path / "recon.npz", "test_scan": tmp_path / "scan.npz", "view": tmp_path / "view.npz"}
+    with pytest.raises(ContractError, match=r"scan.npz is not the test scan that the view was made from"):
+        run(EvaluateConfig(), run_meta=META, patch_metrics=None, out_dir=tmp_path, **options)

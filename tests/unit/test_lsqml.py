@@ -24,6 +24,7 @@ from ptychoflow.frames import Region, canvas_for
 from ptychoflow.physics.fourier import far_field_amplitude
 from ptychoflow.physics.patches import gather
 from ptychoflow.records import FrameSet, Normalization, Scan, View
+from scan_files import made_from
 
 N = 32
 SHAPE = (71, 84)
@@ -224,7 +225,8 @@ def write_files(folder, amplitude, centres, probe, *, used, held, object_):
     save_scan(folder / "scan.npz", scan)
     frames = FrameSet(used, np.stack([used, np.roll(used, 1)], axis=1))  # every frame in two groups
     normalization = Normalization(1.0, 1.0, 1.0, 1.0, True)
-    save_view(folder / "view.npz", View(frames, frames, held, normalization, (Region(30, 40, 30, 50),), {}))
+    view = View(frames, frames, held, normalization, (Region(30, 40, 30, 50),), {})
+    save_view(folder / "view.npz", made_from(view, folder / "scan.npz"))
 
 
 def run_command(folder, *, epochs, device="cpu"):
@@ -245,7 +247,7 @@ if __name__ == "__main__":
 def child(folder, scenarios):
     """Run scenarios in one fresh process of one thread; return their report and what it left or printed."""
     (folder / "cwd").mkdir()
-    paths = [str(Path(lsqml.__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    paths = [str(Path(lsqml.__file__).parents[2]), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",

@@ -22,7 +22,7 @@ from ptychoflow.data.storage import load_recon, load_scan, load_view, read_json,
 from ptychoflow.errors import ContractError, UsageError
 from ptychoflow.frames import Canvas
 from ptychoflow.imaging.align import align, ramp_phasor
-from ptychoflow.provenance import write_manifest
+from ptychoflow.provenance import check_scan, write_manifest
 from ptychoflow.records import Recon, Scan, View
 from ptychoflow.report.figures import compare_amp_phase
 
@@ -60,6 +60,7 @@ def run(
             f"--recons names {len(recons)} files, --metrics {len(metrics)}; give one of each per run, in one order"
         )
     scan, the_view = load_scan(test_scan), load_view(view)
+    check_scan(test_scan, the_view, "test")
     documents = [read_json(path) for path in metrics]
     truth = _truth(scan, the_view)
     aligned: dict[str, Pieces] = {}

@@ -23,6 +23,7 @@ from ptychoflow.metrics.consistency import contrast_correlation, illuminated_cov
 from ptychoflow.metrics.frc import THRESHOLDS, FrcCurve, crossings, frc
 from ptychoflow.metrics.image import Scores, circular_std, image_scores, is_phase_constant, phase_maps
 from ptychoflow.metrics.score import Score, mean_score
+from ptychoflow.provenance import check_scan
 from ptychoflow.records import Recon, Scan, View
 from ptychoflow.report.figures import amp_phase
 
@@ -66,6 +67,7 @@ def run(
     if missing:
         raise UsageError(f"--run: keys {missing} are missing; it has {sorted(run_meta)}")
     scan, the_view, the_recon = load_scan(test_scan), load_view(view), load_recon(recon)
+    check_scan(test_scan, the_view, "test")
     check_recon(the_recon, scan, the_view)
     pieces = [_score_region(config, the_recon, scan, region) for region in the_view.score_regions]
     metrics = {

@@ -6,9 +6,8 @@ import numpy as np
 
 from ptychoflow.data.normalize import network_input
 from ptychoflow.data.storage import load_scan, load_view, save_scan, write_npz
-from ptychoflow.errors import ContractError
 from ptychoflow.physics.patches import gather
-from ptychoflow.provenance import sha256_file
+from ptychoflow.provenance import check_scan
 from ptychoflow.records import FrameSet, Scan, View
 
 LOCAL_OFFSET_SIGN = -1
@@ -24,8 +23,7 @@ def run(*, view: Path, train_scan: Path, test_scan: Path, grouped: bool, name: s
     the_view = load_view(view)
     written = []
     for part, path, frames in (("train", train_scan, the_view.train), ("test", test_scan, the_view.test)):
-        if the_view.metadata["scans"][part] != sha256_file(path):
-            raise ContractError(f"{path.name} is not the {part} scan that {view.name} was made from")
+        check_scan(path, the_view, part)
         target = out_dir / f"{name}_{part}.npz"
         if grouped:
             write_npz(target, grouped_arrays(load_scan(path), the_view, frames))

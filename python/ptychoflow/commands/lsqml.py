@@ -20,7 +20,7 @@ from ptychoflow.config import LsqmlConfig
 from ptychoflow.data.storage import atomic_write, load_scan, load_view, save_recon
 from ptychoflow.errors import ContractError
 from ptychoflow.frames import canvas_for, topleft_from_centre
-from ptychoflow.provenance import sha256_file, versions, write_manifest
+from ptychoflow.provenance import check_scan, sha256_file, versions, write_manifest
 from ptychoflow.records import Recon, Scan, View
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,7 @@ def run(
         UnavailableError: ptychi 2.2.0 or the GPU is absent.
     """
     scan, table = load_scan(test_scan), load_view(view)
+    scan_sha256 = check_scan(test_scan, table, "test")
     frames = usable_frames(scan, table)
     counts, photons_per_intensity, unit = counts_of(scan, frames)
     canvas = canvas_for(scan.positions_rc_px[table.test.frames], scan.n)
@@ -69,7 +70,7 @@ def run(
             "initial_probe": "from the file",
             "intensity_unit": unit,
             "photons_per_intensity": photons_per_intensity,
-            "scan_sha256": sha256_file(test_scan),
+            "scan_sha256": scan_sha256,
             "view_sha256": sha256_file(view),
             "versions": versions(),
         }

@@ -11,7 +11,7 @@ from ptychoflow.arms.status import write_status
 from ptychoflow.data.storage import load_scan, load_view, save_recon, write_json
 from ptychoflow.errors import NumericalError
 from ptychoflow.metrics.patch import patch_scores
-from ptychoflow.provenance import sha256_file, versions, write_manifest
+from ptychoflow.provenance import check_scan, versions, write_manifest
 from ptychoflow.records import Recon, View
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,7 @@ def run(
     import_seconds = time.monotonic() - started
     card = read_card(model)
     scan, the_view = load_scan(test_scan), load_view(view)
+    scan_sha256 = check_scan(test_scan, the_view, "test")
     status: dict[str, Any] = {
         "run_id": run_meta["run_id"],
         "stage": "reconstruct",
@@ -76,7 +77,7 @@ def run(
         **{name: run_meta[name] for name in ("run_id", "condition", "label", "arm", "gridsize", "n", "seed")},
         "device": device,
         "seconds": {"train": card["seconds"], "reconstruct": result.seconds},
-        "sha256": {"test_scan": sha256_file(test_scan), "weights": card["weights_sha256"]},
+        "sha256": {"test_scan": scan_sha256, "weights": card["weights_sha256"]},
         "versions": versions(),
     }
     recon = Recon(result.recon.object, result.recon.weight, result.recon.canvas, metadata=metadata)

@@ -14,8 +14,7 @@ from ptychoflow.arms.status import write_status
 from ptychoflow.config import ModelConfig, TrainConfig
 from ptychoflow.data.checkpoints import CheckpointStore
 from ptychoflow.data.storage import load_scan, load_view, write_json
-from ptychoflow.errors import ContractError
-from ptychoflow.provenance import code_revision, sha256_file, sha256_json, versions, write_manifest
+from ptychoflow.provenance import check_scan, code_revision, sha256_file, sha256_json, versions, write_manifest
 from ptychoflow.report.figures import training_curve
 
 logger = logging.getLogger(__name__)
@@ -43,10 +42,7 @@ def run(
 
     import_seconds = time.monotonic() - started
     scan, the_view = load_scan(train_scan), load_view(view)
-    if the_view.metadata["scans"]["train"] != (found := sha256_file(train_scan)):
-        raise ContractError(
-            f"{view.name} was made for another train scan than {train_scan.name} (sha256 {found[:12]}...)"
-        )
+    found = check_scan(train_scan, the_view, "train")
     if attempt > 1:
         logger.info("attempt %d", attempt)
     key = sha256_json(

@@ -15,6 +15,9 @@ from ptychoflow.physics.patches import scatter
 SEEN = 1e-6
 """Weight, relative to the largest one, below which a pixel counts as unseen and is left 0."""
 
+ROUNDING_PX = 1e-6
+"""A position counted from the canvas may differ by this much from the one that the canvas was made for."""
+
 
 class Stitcher:
     """Collects batches of patches of one scan; stateful because batches stream through it."""
@@ -45,8 +48,8 @@ class Stitcher:
         if not np.isfinite(patches).all():
             raise NumericalError("a predicted patch holds NaN or infinity; it is not stitched")
         local = self.canvas.to_local(positions_rc_px)
-        first = np.floor(topleft_from_centre(local, patches.shape[-1]))
-        if len(first) and (first.min() < 0 or (first.max(axis=0) + patches.shape[-1] >= self.canvas.shape).any()):
+        first = topleft_from_centre(local, patches.shape[-1])
+        if (first < -ROUNDING_PX).any() or (first + patches.shape[-1] > np.add(self.canvas.shape, ROUNDING_PX)).any():
             raise ContractError("a patch reaches outside the canvas: its position is not among those of the scan")
         scatter(self._weight_patch * patches, local, self.canvas.shape, out=self._sum)
         scatter(np.broadcast_to(self._weight_patch, patches.shape), local, self.canvas.shape, out=self._weight)

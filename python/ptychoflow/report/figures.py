@@ -51,7 +51,7 @@ def scan_preview(scan: Scan, path: Path) -> None:
     for frame in chosen:
         mean += np.asarray(scan.amplitude[frame], dtype=np.float64) / len(chosen)
     n_rows = 2 if scan.object is None else 3
-    figure = Figure(figsize=(7.6, 3.3 * n_rows), layout="constrained")
+    figure = Figure(figsize=(7.6, 3.3 * n_rows), layout="compressed")
     axes = figure.subplots(n_rows, 2)
     dynamic = np.log10(np.maximum(mean, max(mean.max(), 1e-30) * 1e-5))
     image = pixels(
