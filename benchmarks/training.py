@@ -53,7 +53,7 @@ def train_bare() -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=runtime.bf16):
             patches = bare(x)
         wave = torch.fft.fftshift(torch.fft.fft2(patches * probe, norm="ortho"), dim=(-2, -1))
-        loss = (norm.intensity_scale * (wave.abs() / norm.alpha * norm.alpha - x)).abs().mean()
+        loss = (norm.intensity_scale * (norm.alpha * wave.abs() - x)).abs().mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -18,7 +18,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Machine-learning and iterative ptychography, compared on one grid. The workflow (nextflow run main.nf) calls "
-    "these commands; each also works alone. Exit codes: 0 done, 64 usage, 65 bad input, 69 unavailable, 75 try again.",
+    "these commands; each also works alone. Exit codes: 0 done, 64 usage, 65 bad input, 69 unavailable, 70 numerical failure, "
+    "75 try again, 77 out of device memory.",
 )
 
 Out = Annotated[Path, typer.Option(help="Folder for the outputs.")]
@@ -27,7 +28,9 @@ Json = Annotated[str, typer.Option(help="JSON text, or @FILE to read it from a f
 InputFile = Annotated[Path, typer.Option(exists=True, dir_okay=False, help="Input file.")]
 OptionalFile = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Input file.")]
 Files = Annotated[list[Path] | None, typer.Option(exists=True, dir_okay=False, help="Input file; may be repeated.")]
-Device = Annotated[str, typer.Option(help="cpu or cuda; cuda without a GPU is an error (69), never a CPU run.")]
+Device = Annotated[
+    Literal["cpu", "cuda"], typer.Option(help="cpu or cuda; cuda without a GPU is an error (69), never a CPU run.")
+]
 Attempt = Annotated[int, typer.Option(min=1, help="Which try of the task this is.")]
 
 
@@ -82,6 +85,8 @@ def _need(value: dict[str, Any], key: str, *, what: str) -> Any:
 
 def _meta(run: dict[str, Any]) -> dict[str, Any]:
     """Return the flat part of a run entry: ids and numbers, without the nested configurations."""
+    for key in ("run_id", "condition", "label", "arm", "gridsize", "n", "seed"):
+        _need(run, key, what="--run")
     return {key: value for key, value in run.items() if not isinstance(value, dict)}
 
 
@@ -299,8 +304,10 @@ def compare(
     _start(out, code_rev)
     from ptychoflow.commands import compare as command
 
+    entry = _json(condition, what="--condition")
+    _need(entry, "id", what="--condition")
     command.run(
-        condition=_json(condition, what="--condition"),
+        condition=entry,
         test_scan=test_scan,
         view=view,
         recons=recons or [],

@@ -1,6 +1,6 @@
 """Configurations of the commands: frozen, validated, unknown names refused with the nearest known one.
 
-A field has the same snake_case name on the Nextflow command line, in JSON, here and in docs/usage.md.
+study/parameters.py says which parameter of the workflow sets which field; the others are for `ptychoflow` alone.
 """
 
 from collections.abc import Mapping

@@ -41,7 +41,7 @@ class TransientError(PtychoflowError):
 
 
 class DeviceMemoryError(PtychoflowError):
-    """The device ran out of memory; a retry uses a smaller batch."""
+    """The device ran out of memory."""
 
     exit_code = 77
 

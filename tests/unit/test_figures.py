@@ -49,7 +49,7 @@ def make_view(n_frames, *, members=1, heldout=3):
     groups = np.stack([np.roll(frames, -shift) for shift in range(members)], axis=1)
     sets = FrameSet(frames, groups)
     normalization = Normalization(1.0, 1.0, 1.0, 1.0, True)
-    return View(sets, sets, frames[:heldout], normalization, (Region(8, 20, 9, 30),), {"split": "region"})
+    return View(sets, sets, frames[:heldout], normalization, (Region(8, 20, 9, 30),), {"split": {"kind": "region"}})
 
 
 def draw_everything(folder, truth, recon):

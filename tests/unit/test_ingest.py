@@ -139,11 +139,20 @@ def test_a_legacy_metadata_pickle_is_skipped_and_said(tmp_path):  # D5
     assert scan.n_frames == M
 
 
-def test_the_probe_is_put_into_the_unit_of_the_frames(tmp_path):  # D25
+def test_a_probe_in_another_unit_is_said_and_left(tmp_path):  # D25
+    """Scaling it by the object would carry the object into arms that must not see it; only grid-lines files are scaled."""
     arrays = scan_arrays()
     scan, notes = ingest_file(write(tmp_path, {**arrays, "probeGuess": arrays["probeGuess"] / 2.723}), IngestConfig())
-    np.testing.assert_allclose(scan.probe, arrays["probeGuess"], rtol=1e-5)
-    assert said(notes, "probe multiplied by 2.723")
+    np.testing.assert_allclose(scan.probe, arrays["probeGuess"] / 2.723, rtol=1e-6)
+    assert said(notes, "the probe is left as it is")
+
+
+def test_a_list_of_held_out_frames_survives(tmp_path):
+    path = write(tmp_path, {**scan_arrays(), "held": np.array([3, 9]), "other": np.array([3, M])})
+    command.run(IngestConfig(), dataset_id="s", scan=path, out_dir=tmp_path / "out")
+    kept = read_npz(tmp_path / "out" / "scan.npz")
+    assert kept["held"].tolist() == [3, 9]
+    assert "other" not in kept
 
 
 @pytest.mark.parametrize("corners", [False, True])

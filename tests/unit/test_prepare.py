@@ -33,7 +33,7 @@ def simulated(**options) -> Scan:
 def files(tmp_path_factory):
     root = tmp_path_factory.mktemp("scans")
     save_scan(root / "one.npz", simulated(object_stream=1))
-    save_scan(root / "other.npz", simulated(object_stream=2, step_px=8.0))
+    save_scan(root / "other.npz", simulated(object_stream=2, step_px=5.0))
     save_scan(root / "two_objects.npz", simulated(object_stream=3, n_objects=2))
     return root
 
@@ -126,6 +126,22 @@ def test_a_view_the_data_cannot_give_is_skipped_with_its_reason(files, tmp_path)
     assert "guard band of 500 px" in status["reason"]
     assert not (tmp_path / "view.npz").exists()
     assert read_json(tmp_path / "manifest.json")["outputs"].keys() == {"status.json"}
+
+
+def test_a_field_too_small_to_score_is_skipped(tmp_path):
+    scan = simulated(size=N, size_cols=90)
+    save_scan(tmp_path / "line.npz", scan)
+    command.run(
+        PrepareConfig(split="none"),
+        view_id="v",
+        train_scan=tmp_path / "line.npz",
+        test_scan=tmp_path / "line.npz",
+        out_dir=tmp_path,
+    )
+    assert (
+        "cannot be scored" in read_json(tmp_path / "status.json")["reason"]
+        or "scores need" in read_json(tmp_path / "status.json")["reason"]
+    )
 
 
 def test_splits_that_contradict_the_files_are_refused(files, tmp_path):

@@ -56,13 +56,15 @@ def test_unknown_arms_are_named_together_with_the_nearest(registry):
         ("baseline_torch", {}, None),
         ("baseline_torch", {"has_truth": False}, "learns from the true object"),
         ("baseline_torch", {"split": "none"}, "needs a train set apart from the test set"),
+        ("baseline_torch", {"split": "region", "guard_px": 64.0}, None),
+        ("baseline_torch", {"split": "region", "guard_px": 63.0}, "its labels would show the test area"),
         ("lsqml", {"n": 96, "gridsize": 3, "has_truth": False, "split": "none"}, None),
         ("lsqml", {"n": 65}, "N = 65 is odd"),
     ],
 )
 def test_refusal_says_what_an_arm_cannot_take(registry, arm, data, expected):
     (entry,) = registry.select((arm,))
-    reason = entry.refusal(**({"n": 64, "gridsize": 1, "has_truth": True, "split": "scans"} | data))
+    reason = entry.refusal(**({"n": 64, "gridsize": 1, "has_truth": True, "split": "scans", "guard_px": 64.0} | data))
     assert (reason is None) if expected is None else (expected in reason)
 
 

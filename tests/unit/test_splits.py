@@ -42,6 +42,7 @@ def test_heldout_by_fraction_list_and_key():
     flags[[4, 9]] = True
     assert choose_heldout("key", n_frames=50, column=flags, rng=rng).tolist() == [4, 9]
     assert choose_heldout("key", n_frames=50, column=np.array([9, 4]), rng=rng).tolist() == [4, 9]
+    assert choose_heldout("key", n_frames=50, column=flags.astype(np.int64), rng=rng).tolist() == [4, 9]
     assert len(choose_heldout(None, n_frames=50, column=None, rng=rng)) == 0
 
 

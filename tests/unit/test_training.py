@@ -139,6 +139,8 @@ def test_a_time_limit_ends_after_an_epoch_and_is_recorded(tmp_path):
 
 
 def test_validation_is_present_and_apart():
+    with pytest.raises(ContractError, match="use at least 2"):
+        split_validation(1, 0.05, 0)
     for n in (2, 5, 100):
         train, validation = split_validation(n, 0.05, 0)
         assert len(validation) >= 1

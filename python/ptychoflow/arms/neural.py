@@ -205,7 +205,7 @@ def reconstruct(
     exposure = exposure_ratio(trained_probe, scan.probe)[0] if card["n"] == scan.n else 1.0
     frames = view.test.frames
     stitcher = Stitcher(scan.positions_rc_px[frames], scan.probe)
-    every = max(1, len(frames) // SAMPLED_PATCHES)
+    every = -(-len(frames) // SAMPLED_PATCHES)
     sample, sampled_at = [], []
     clock = time.monotonic()
     for batch in _batches(frames, infer_batch_size):

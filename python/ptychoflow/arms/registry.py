@@ -59,7 +59,7 @@ class Arm:
         """Return the name of the arm's rows: with the gridsize where the arm depends on it."""
         return f"{self.id}_gs{gridsize}" if self.kind == "train" else self.id
 
-    def refusal(self, *, n: int, gridsize: int, has_truth: bool, split: str) -> str | None:
+    def refusal(self, *, n: int, gridsize: int, has_truth: bool, split: str, guard_px: float) -> str | None:
         """Return why the arm cannot take such data, or None when it can.
 
         Args:
@@ -67,6 +67,7 @@ class Arm:
             gridsize: square root of the number of frames in a group.
             has_truth: the true object is known, as it is for simulated scans.
             split: how train and test frames are told apart (`none`, `region`, `scans`).
+            guard_px: least distance of train and test positions with `region`, px.
         """
         reasons = []
         if self.n == "even":
@@ -77,10 +78,14 @@ class Arm:
         if self.gridsizes != "any" and gridsize not in self.gridsizes:
             reasons.append(f"gridsize {gridsize} is not supported by {self.id}, which takes {_listed(self.gridsizes)}")
         if self.supervised and not has_truth:
-            reasons.append(f"{self.id} learns from the true object; a measured scan has a reference at best")
+            reasons.append(f"{self.id} learns from the true object, which only simulated scans have here")
         if self.supervised and split == "none":
             reasons.append(
                 f"{self.id} is supervised and needs a train set apart from the test set; the split is 'none'"
+            )
+        if self.supervised and split == "region" and guard_px < n:
+            reasons.append(
+                f"{self.id} is supervised: with guard_px = {guard_px:g} < N = {n} its labels would show the test area"
             )
         return "; ".join(reasons) or None
 

@@ -23,6 +23,9 @@ from ptychoflow.report.figures import view_preview
 
 logger = logging.getLogger(__name__)
 
+LEAST_REGION_PX = 8
+"""Least side of a scored rectangle, px: below it neither SSIM nor FRC means anything."""
+
 
 def run(config: PrepareConfig, *, view_id: str, train_scan: Path, test_scan: Path, out_dir: Path) -> None:
     """Write `view.npz`, `preview.png`, `status.json` and `manifest.json`.
@@ -162,7 +165,15 @@ def _score_regions(config: PrepareConfig, test: Scan, frames: Int64[np.ndarray, 
     regions = []
     for number in np.unique(test.scan_index[frames]):
         positions = test.positions_rc_px[frames[test.scan_index[frames] == number]]
-        regions.append(score_region(positions, test.probe, object_shape=shape, box_px=config.score_box_px))
+        try:
+            region = score_region(positions, test.probe, object_shape=shape, box_px=config.score_box_px)
+        except ValueError as error:
+            raise ContractError(f"object {number} cannot be scored: {error}") from error
+        if min(region.shape) < LEAST_REGION_PX:
+            raise ContractError(
+                f"object {number} is covered on {region.shape[0]} x {region.shape[1]} px only; scores need {LEAST_REGION_PX} px"
+            )
+        regions.append(region)
     return tuple(regions)
 
 

@@ -16,8 +16,8 @@ from ptychoflow.frames import Positions
 
 BLOCK = 64
 """Frames read at a time."""
-COUNTS_ABOVE = 50
-"""Frames of whole numbers with a maximum above this look like raw counts."""
+COUNTS_ABOVE = 1
+"""Frames of whole numbers with a maximum above this look like raw counts; 0 and 1 are their own square roots."""
 OFF_CENTRE = 3.0
 """The corners may hold this many times the energy of the central quarter before the zero frequency counts as misplaced."""
 SAME = 1e-6
@@ -143,8 +143,8 @@ def check_centre(facts: FrameFacts, *, key: str, corner: bool) -> list[str]:
     ]
 
 
-def check_positions(positions_rc_px: Positions) -> list[str]:
-    """Return what is wrong with the values of positions: not finite, or all the same."""
+def check_positions(positions_rc_px: Positions, n: int) -> list[str]:
+    """Return what is wrong with the values of positions: not finite, all the same, or not in pixels of N-pixel frames."""
     finite = np.isfinite(positions_rc_px).all(axis=1)
     if not finite.all():
         return [
@@ -157,6 +157,14 @@ def check_positions(positions_rc_px: Positions) -> list[str]:
             f"positions are constant: all {len(positions_rc_px)} frames lie at (row, col) = ({row:g}, {col:g}); a scan needs "
             "at least two places. Group-relative coordinates are not positions"
         ]
+    extent = float(np.ptp(positions_rc_px, axis=0).max()) if len(positions_rc_px) else 0.0
+    if extent > n * len(positions_rc_px):
+        return [
+            f"positions span {extent:g} px: {len(positions_rc_px)} frames of {n} px side by side would not reach that far; "
+            "positions must be in object pixels, not in nanometres or steps"
+        ]
+    if 0 < extent < 1:
+        return [f"positions span {extent:g} px only; positions must be in object pixels, not in metres"]
     return []
 
 
@@ -187,6 +195,8 @@ def check_statements(metadata: Mapping[str, Any], config: IngestConfig, *, n: in
     for name, (value, asked) in stated.items():
         if isinstance(value, str):
             problems.append(f"metadata '{name}' must be a number, got {value!r}")
+        elif value is not None and not (np.isfinite(value) and value > 0):
+            problems.append(f"metadata '{name}' must be a finite number above 0, got {value:g}")
         elif name == "n" and value is not None and value != n:
             problems.append(f"metadata says N = {value:g}, but the frames are {n} x {n}")
         elif value is not None and asked is not None and abs(value - asked) > SAME * abs(asked):

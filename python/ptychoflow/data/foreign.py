@@ -63,7 +63,8 @@ def read_grid_lines(
     }
     known |= {"probeGuess", "probe_simulated", "norm_Y_I", "metadata", LEGACY_METADATA}
     say_ignored(arrays, known, m, notes)
-    if "norm_Y_I" in arrays and arrays["norm_Y_I"].size == 1:
+    norm = arrays.get("norm_Y_I")
+    if norm is not None and norm.size == 1 and norm.dtype.kind in "fiu" and np.isfinite(norm).all():
         metadata = {**metadata, "norm_Y_I": float(arrays["norm_Y_I"].reshape(()))}
     return RawScan(
         format="grid-lines NPZ",

@@ -69,14 +69,21 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
 
 
 def frame_flags(path: Path, n_frames: int) -> dict[str, np.ndarray]:
-    """Return the file's other one-value-a-frame masks and indices (bool or integer), such as a mask of held-out frames."""
+    """Return the file's other masks of frames (bool or integer, one a frame) and lists of frame indices, such as held-out ones."""
     arrays, _ = read_arrays(path)
     declared = {field.name for field in SCAN}
     return {
         name: np.asarray(array)
         for name, array in arrays.items()
-        if name not in declared and array.shape == (n_frames,) and array.dtype.kind in "bui"
+        if name not in declared and array.ndim == 1 and _names_frames(array, n_frames)
     }
+
+
+def _names_frames(array: np.ndarray, n_frames: int) -> bool:
+    """Return whether a vector can be a mask of the frames or a list of their indices."""
+    if array.dtype.kind == "b" or len(array) == n_frames:
+        return array.dtype.kind in "bui" and len(array) == n_frames
+    return array.dtype.kind in "ui" and len(array) > 0 and bool(array.min() >= 0) and bool(array.max() < n_frames)
 
 
 def _contract(

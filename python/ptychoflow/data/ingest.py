@@ -65,7 +65,7 @@ def _value_problems(raw: RawScan, facts: FrameFacts, config: IngestConfig) -> li
     problems = checks.check_frames(facts, key=raw.frames_key)
     if not problems:
         problems += checks.check_centre(facts, key=raw.frames_key, corner=raw.corner_zero_frequency)
-    problems += checks.check_positions(raw.positions_rc_px)
+    problems += checks.check_positions(raw.positions_rc_px, facts.n)
     if raw.start_rc_px is not None and not np.isfinite(raw.start_rc_px).all():
         problems.append("start positions have NaN or infinite values; remove them or leave both start coordinates out")
     problems += checks.check_complex(raw.probe, key="probe")
@@ -132,7 +132,9 @@ def _photons(raw: RawScan, facts: FrameFacts, domain: Domain, config: IngestConf
         return stated
     counts = facts.whole if domain == "intensity" else facts.whole_squares and not facts.whole
     if not counts:
-        notes.append("photon scale unknown: intensities are not whole numbers, and no photons_per_intensity is stated")
+        notes.append(
+            "photon scale unknown: the file states no photons_per_intensity, and its intensities are not counts"
+        )
         return None
     notes.append("intensities are whole numbers: taken as photon counts, photons_per_intensity = 1")
     return 1.0

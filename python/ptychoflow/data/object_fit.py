@@ -104,8 +104,14 @@ def settle(
     facts["probe_scale_found"] = ratio
     if abs(ratio - 1) <= PROBE_SCALE:
         return Agreement(positions, 1.0, facts)
-    notes.append(f"probe multiplied by {ratio:.6g}, so that probe and object have the energy of the frames")
-    return Agreement(positions, ratio, facts)
+    if not raw.origin_known:
+        notes.append(f"probe multiplied by {ratio:.6g}: grid-lines files store it before scaling")
+        return Agreement(positions, ratio, facts)
+    # Recorded, not applied: a probe scaled by the object would carry the object into arms that must not see it.
+    notes.append(
+        f"warning: probe and object predict {1 / ratio:.4g} times the frames' amplitude; the probe is left as it is"
+    )
+    return Agreement(positions, 1.0, facts)
 
 
 def _told_origin(raw: RawScan, image: np.ndarray, amplitude: np.ndarray, notes: list[str], *, what: str) -> Positions:

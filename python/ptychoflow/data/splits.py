@@ -58,7 +58,9 @@ def choose_heldout(
             raise ContractError(f"the scan file has no key '{heldout}' to take held-out frames from")
         if column.dtype == bool and len(column) != n_frames:
             raise ContractError(f"'{heldout}' has {len(column)} flags for {n_frames} frames")
-        chosen = np.flatnonzero(column) if column.dtype == bool else column
+        # A mask is often stored as integers: one 0 or 1 per frame is a mask, whatever its dtype.
+        is_mask = column.dtype == bool or (len(column) == n_frames and np.isin(column, (0, 1)).all())
+        chosen = np.flatnonzero(column) if is_mask else column
     chosen = np.unique(chosen).astype(np.int64)
     if len(chosen) and (chosen[0] < 0 or chosen[-1] >= n_frames):
         raise ContractError(f"held-out frames {chosen[0]}..{chosen[-1]} reach outside the scan's {n_frames} frames")

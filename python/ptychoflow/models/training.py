@@ -16,7 +16,7 @@ from jaxtyping import Int64
 
 from ptychoflow.config import TrainConfig
 from ptychoflow.data.checkpoints import CheckpointStore
-from ptychoflow.errors import TransientError
+from ptychoflow.errors import ContractError, TransientError
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,13 @@ class Outcome:
 def split_validation(
     n_groups: int, fraction: float, seed: int
 ) -> tuple[Int64[np.ndarray, "t"], Int64[np.ndarray, "v"]]:
-    """Return train and validation group indices; both have at least one member."""
+    """Return train and validation group indices; both have at least one member.
+
+    Raises:
+        ContractError: fewer than two groups.
+    """
+    if n_groups < 2:
+        raise ContractError(f"{n_groups} train group(s) cannot be split into training and validation; use at least 2")
     order = np.random.default_rng([seed, 1]).permutation(n_groups)
     n = min(max(1, round(fraction * n_groups)), n_groups - 1)
     return np.sort(order[n:]), np.sort(order[:n])

@@ -221,7 +221,7 @@ def view_preview(train_positions_rc_px: Positions, test_positions_rc_px: Positio
     _groups(axes[1], test_positions_rc_px, view.test.groups, TEST_COLOUR)
     sets = [("test", test, TEST_COLOUR), ("held out", heldout, HELDOUT_COLOUR)]
     _map(axes[1], sets, view.score_regions, f"test: {len(test)} frames, {len(heldout)} held out")
-    if view.metadata.get("split") == "region":  # one scan in two parts: both maps on the same axes
+    if view.metadata["split"]["kind"] == "region":  # one scan in two parts: both maps on the same axes
         for panel in axes[:2]:
             everything = np.concatenate([train, test])
             _fit_axes(panel, everything)

@@ -118,6 +118,12 @@ def _contradictions(asked: Collection[str], parameters: Parameters, arms: Sequen
     steps = [name for name in ("step_train_px", "step_test_px") if name in asked]
     if "n_frames" in asked and steps:
         problems.append(f"--n_frames asks for a random scan, --{steps[0]} for a raster; leave one of them out")
+    prepare = complete(PrepareConfig, options(parameters, CONFIG_FIELDS[PrepareConfig]), what="grouping")
+    members = max(parameters.gridsizes) ** 2
+    if members > 1 and prepare["n_neighbors"] < members:
+        problems.append(
+            f"--n_neighbors {prepare['n_neighbors']} is less than the {members} members of a group; use at least {members}"
+        )
     train = complete(TrainConfig, options(parameters, CONFIG_FIELDS[TrainConfig]), what="training")
     if train["mae_weight"] + train["nll_weight"] == 0 and any(
         arm.kind == "train" and not arm.supervised for arm in arms
@@ -144,7 +150,11 @@ def _expand(
                 for seed in parameters.seeds[:1] if once else parameters.seeds:
                     row = _row(condition, arm, gridsize, seed)
                     reason = arm.refusal(
-                        n=condition.test.n, gridsize=gridsize, has_truth=condition.has_truth, split=condition.split
+                        n=condition.test.n,
+                        gridsize=gridsize,
+                        has_truth=condition.has_truth,
+                        split=condition.split,
+                        guard_px=condition.test.n if parameters.guard_px is None else parameters.guard_px,
                     )
                     if reason:
                         skipped.append({**row, "reason": reason})
