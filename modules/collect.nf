@@ -19,6 +19,7 @@ process COLLECT {
     path 'metrics.csv', emit: metrics
     path 'summary.md', emit: summary
     path 'report.html', emit: report
+    path 'manifest.json', emit: manifest
 
     script:
     def inputs = [statuses: statuses, metrics: metrics, pictures: pictures, compares: compares, 'reference-metrics': references]
@@ -44,6 +45,7 @@ process COLLECT {
     done
     echo 'run_id' > metrics.csv
     echo '# stub' > summary.md
+    echo '{"schema_version": 1}' > manifest.json
     echo '<!doctype html><title>stub</title>' > report.html
     """
 }

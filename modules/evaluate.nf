@@ -12,6 +12,7 @@ process EVALUATE {
     tuple val(meta), path('metrics.json'), emit: metrics
     tuple val(meta), path('amp_phase.png'), emit: picture
     tuple val(meta), path('frc.csv'), emit: curves
+    tuple val(meta), path('manifest.json'), emit: manifest
 
     script:
     def patch_flag = patch_metrics ? "--patch-metrics ${patch_metrics}" : ''
@@ -25,5 +26,6 @@ process EVALUATE {
     echo '{"schema_version": 1, "run_id": "${meta.id}", "condition": "${meta.condition}"}' > metrics.json
     echo 'frequency,frc' > frc.csv
     touch amp_phase.png
+    echo '{"schema_version": 1}' > manifest.json
     """
 }

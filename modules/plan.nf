@@ -12,6 +12,7 @@ process PLAN {
     output:
     path 'plan.json', emit: plan
     path 'plan.txt', emit: text
+    path 'manifest.json', emit: manifest
 
     script:
     def sheet_flag = sheet ? "--sheet ${sheet}" : ''
@@ -42,5 +43,6 @@ process PLAN {
      "skipped": [], "parameters": {}}
     PLAN
     echo 'stub: two runs' > plan.txt
+    echo '{"schema_version": 1}' > manifest.json
     """
 }

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ptychoflow.data.storage import atomic_write, read_json
-from ptychoflow.provenance import versions
+from ptychoflow.provenance import sha256_file, versions, write_manifest
 from ptychoflow.report.figures import training_curve
 from ptychoflow.report.html import ReportInput, png_title, render
 from ptychoflow.report.summary import summary_markdown
@@ -79,6 +79,28 @@ def run(
     _write(out_dir / "run_status.tsv", delimited(status_rows(found), STATUS_COLUMNS, delimiter="\t"))
     _write(out_dir / "summary.md", summary_markdown(report))
     _write(out_dir / "report.html", render(report))
+    lists = {
+        "status": statuses,
+        "metrics": metrics,
+        "picture": pictures,
+        "compare": compares,
+        "reference": reference_metrics,
+        "history": histories,
+    }
+    # Numbered by content, so that the order of arrival cannot show.
+    inputs = {
+        f"{kind}_{index}": path
+        for kind, paths in lists.items()
+        for index, path in enumerate(sorted(paths, key=sha256_file))
+    }
+    outputs = ["metrics.csv", "run_status.tsv", "summary.md", "report.html"]
+    write_manifest(
+        out_dir,
+        command="collect",
+        inputs={"plan": plan, **inputs},
+        outputs=outputs,
+        parameters={"min_success": min_success},
+    )
     n_ok = sum(outcome.state == "ok" for outcome in found)
     for note in notes:
         logger.warning("%s", note)

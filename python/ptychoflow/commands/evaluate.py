@@ -7,7 +7,7 @@ rectangle) is an input error, never a row of empty scores.
 import csv
 import io
 import logging
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from ptychoflow.metrics.consistency import contrast_correlation, illuminated_cov
 from ptychoflow.metrics.frc import THRESHOLDS, FrcCurve, crossings, frc
 from ptychoflow.metrics.image import Scores, circular_std, image_scores, is_phase_constant, phase_maps
 from ptychoflow.metrics.score import Score, mean_score
-from ptychoflow.provenance import check_scan
+from ptychoflow.provenance import check_scan, write_manifest
 from ptychoflow.records import Recon, Scan, View
 from ptychoflow.report.figures import amp_phase
 
@@ -57,7 +57,7 @@ def run(
     patch_metrics: Path | None,
     out_dir: Path,
 ) -> None:
-    """Write metrics.json, frc.csv and amp_phase.png.
+    """Write metrics.json, frc.csv, amp_phase.png and manifest.json.
 
     Raises:
         ContractError: when the reconstruction is malformed.
@@ -89,6 +89,11 @@ def run(
     amp_phase(
         pieces[0]["recon"], pieces[0]["truth"], title=title, path=out_dir / "amp_phase.png",
         truth_name=scan.object_role or "truth",
+    )  # fmt: skip
+    inputs = {"recon": recon, "test_scan": test_scan, "view": view}
+    write_manifest(
+        out_dir, command="evaluate", inputs=inputs if patch_metrics is None else inputs | {"patch_metrics": patch_metrics},
+        outputs=["metrics.json", "frc.csv", "amp_phase.png"], parameters={"run": run_meta, "evaluate": asdict(config)},
     )  # fmt: skip
     logger.info("scored %s on %d rectangle(s), against %s", run_meta["run_id"], len(pieces), scan.object_role)
 

@@ -10,6 +10,7 @@ import yaml
 from ptychoflow.arms.registry import load_registry
 from ptychoflow.data.storage import atomic_write, write_json
 from ptychoflow.errors import UsageError
+from ptychoflow.provenance import write_manifest
 from ptychoflow.study.plan import make_plan, table
 from ptychoflow.study.samplesheet import read_sheet
 
@@ -29,8 +30,9 @@ def run(params_text: str, sheet: Path | None, study: Path | None, arms: Path, ou
     Raises:
         UsageError: when anything in parameters, sheet, study or registry is wrong; all of it is named.
     """
+    parameters = _parameters(params_text)
     plan = make_plan(
-        _parameters(params_text),
+        parameters,
         read_sheet(sheet) if sheet else None,
         _study(study) if study else None,
         load_registry(arms),
@@ -39,6 +41,8 @@ def run(params_text: str, sheet: Path | None, study: Path | None, arms: Path, ou
     write_json(out_dir / "plan.json", plan.as_json())
     with atomic_write(out_dir / "plan.txt") as stream:
         stream.write(text.encode())
+    inputs = {name: path for name, path in (("arms", arms), ("sheet", sheet), ("study", study)) if path is not None}
+    write_manifest(out_dir, command="plan", inputs=inputs, outputs=["plan.json", "plan.txt"], parameters=parameters)
     log.info("%s", text.splitlines()[-1])
 
 
