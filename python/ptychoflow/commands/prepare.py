@@ -33,11 +33,12 @@ def run(config: PrepareConfig, *, view_id: str, train_scan: Path, test_scan: Pat
     A view that the data cannot give (an empty side, too few frames) is skipped with its reason; the exit code stays 0.
     """
     started = time.monotonic()
-    same_file = sha256_file(train_scan) == sha256_file(test_scan)
+    scans = {"train": sha256_file(train_scan), "test": sha256_file(test_scan)}
     train, test = load_scan(train_scan), load_scan(test_scan)
     inputs = {"train_scan": train_scan, "test_scan": test_scan}
     try:
-        view = prepare(config, train, test, heldout_column=_column(config, test_scan), same_scan=same_file)
+        same_scan = scans["train"] == scans["test"]
+        view = prepare(config, train, test, heldout_column=_column(config, test_scan), same_scan=same_scan)
     except ContractError as error:
         logger.warning("%s is skipped: %s", view_id, error)
         write_status(
@@ -46,7 +47,6 @@ def run(config: PrepareConfig, *, view_id: str, train_scan: Path, test_scan: Pat
         )  # fmt: skip
         write_manifest(out_dir, command="prepare", inputs=inputs, outputs=["status.json"], parameters=asdict(config))
         return
-    scans = {"train": sha256_file(train_scan), "test": sha256_file(test_scan)}
     view = View(**{**view.__dict__, "metadata": {**view.metadata, "scans": scans}})
     save_view(out_dir / "view.npz", view)
     view_preview(train.positions_rc_px, test.positions_rc_px, view, out_dir / "preview.png")
