@@ -19,6 +19,9 @@ Count = Annotated[int, Field(ge=1)]
 Dose = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(e[0-9]+)?$")]
 Side = Annotated[int, Field(ge=8)]
 
+SNAPSHOT_EPOCHS = (1, 2, 5, 10, 20, 50, 100)
+"""Where quality is measured over time unless `--snapshots` says otherwise."""
+
 
 @dataclass(frozen=True, config=STRICT)
 class SimulateConfig:
@@ -156,6 +159,8 @@ class TrainConfig:
     """Seconds between checkpoints; 0 writes one after every step."""
     max_seconds: Annotated[float, Field(gt=0)] | None = None
     """Stop after this time (recorded); None trains all epochs."""
+    snapshots: tuple[Count, ...] = SNAPSHOT_EPOCHS
+    """Epochs after which the weights are kept, for the curve of quality over time; the last epoch always counts."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -176,16 +181,30 @@ class LsqmlConfig:
     """Frames per update."""
     lsqml_plateau_stop: bool = False
     """Stop when the loss changes by less than 1e-3 over 10 epochs, after at least 30."""
+    snapshots: tuple[Count, ...] = SNAPSHOT_EPOCHS
+    """Epochs after which object and probe are kept, for the curve of quality over time; the last epoch always counts."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class EvaluateConfig:
     """Scoring of one reconstruction."""
 
-    align: Literal["none", "gauge"] = "gauge"
-    """`gauge` removes one complex factor before scoring; `none` scores as is."""
+    align: Literal["none", "gauge", "register"] = "gauge"
+    """`gauge` removes one complex factor before scoring, `register` also a shift that is believed; `none` nothing."""
     phase_ramp: bool = False
     """Also remove a linear phase from the reconstruction."""
+    max_shift_px: Annotated[float, Field(gt=0)] = 5.0
+    """Largest shift, per axis, that registration looks for, px."""
+    canonical_grid: Side | None = None
+    """Score on a grid with this many samples along the longer side of the rectangle; on the truth's own pixels when absent."""
+    resample_pixel_size: bool = False
+    """Bring a reconstruction of another pixel size to the truth's grid instead of refusing it."""
+    ms_ssim_sigma: Annotated[float, Field(ge=0)] = 0.0
+    """Gaussian blur of both images before MS-SSIM, px; 0 is off, studies have used 1.0."""
+    ms_ssim_levels: Annotated[int, Field(ge=1, le=5)] = 5
+    """Scales of MS-SSIM; it needs 11 * 2^(levels - 1) px, 176 for the standard five."""
+    legacy_metrics: bool = False
+    """Add the scores of published tables under `legacy_` names; they are never ranked."""
     collapse_ratio: Annotated[float, Field(ge=0)] = 0.3
     """Below this standard-deviation ratio to the truth a picture counts as collapsed (T8)."""
 

@@ -46,6 +46,12 @@ class Scan:
         return None if self.object is None else str(self.metadata.get("object_role", "reference"))
 
     @property
+    def pixel_size_m(self) -> float | None:
+        """Side of an object pixel, m; None where the file does not know it."""
+        value = self.metadata.get("pixel_size_m")
+        return None if value is None else float(value)
+
+    @property
     def photons_per_intensity(self) -> float | None:
         """Photons in one unit of amplitude squared; None where the file does not know it."""
         value = self.metadata.get("photons_per_intensity")
@@ -109,6 +115,7 @@ class Recon:
         weight: (H, W) float32 coverage; 0 where nothing was seen.
         canvas: where pixel [0, 0] lies in the scan's frame.
         probe: (modes, N, N) complex64 refined probe, or None.
+        pixel_size_m: side of an object pixel, m; None where unknown.
     """
 
     object: Complex64[np.ndarray, "h w"]
@@ -116,3 +123,25 @@ class Recon:
     canvas: Canvas
     probe: Complex64[np.ndarray, "modes n n"] | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    pixel_size_m: float | None = None
+
+
+@dataclass(frozen=True)
+class Snapshots:
+    """What a reconstruction looked like on its way, as it lies in `snapshots.npz`; the final state is not among them.
+
+    Attributes:
+        epochs: (S,) int64 epochs done, increasing.
+        train_seconds: (S,) float64 wall time of training up to there; 0 for an arm without training.
+        reconstruct_seconds: (S,) float64 wall time from frames to object; of inference, or of the iterations up to there.
+        objects: (S, H, W) complex64, all on `canvas`.
+        canvas: where pixel [0, 0] lies in the scan's frame.
+        probes: (S, modes, N, N) complex64 refined probes, or None.
+    """
+
+    epochs: Int64[np.ndarray, "s"]
+    train_seconds: Float64[np.ndarray, "s"]
+    reconstruct_seconds: Float64[np.ndarray, "s"]
+    objects: Complex64[np.ndarray, "s h w"]
+    canvas: Canvas
+    probes: Complex64[np.ndarray, "s modes n n"] | None = None

@@ -18,9 +18,9 @@ GROUPS = {group: entry["properties"] for group, entry in SCHEMA["$defs"].items()
 PROPERTIES = {name: spec for group in GROUPS.values() for name, spec in group.items()}
 FILES = {"input", "study"}
 PYTHON = {field.name: field for field in fields(Parameters)}
-KEYWORDS = ("type", "enum", "minimum", "exclusiveMinimum", "exclusiveMaximum")
+KEYWORDS = ("type", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 # Written as comma-separated text on the command line, or as key or fraction: their own readers check them.
-TEXTS = {"models", "gridsizes", "doses", "views", "seeds", "heldout"}
+TEXTS = {"models", "gridsizes", "doses", "views", "seeds", "heldout", "snapshots"}
 
 
 def config_defaults():
@@ -79,7 +79,8 @@ def test_nextflow_config_leaves_studies_open_and_sets_the_operation():
 
 def test_schema_defaults_are_those_of_the_configurations():
     for name, default in config_defaults().items():
-        assert PROPERTIES[name].get("default") == default, name
+        text = ",".join(map(str, default)) if isinstance(default, tuple) else default
+        assert PROPERTIES[name].get("default") == text, name
     assert PROPERTIES["doses"]["default"] == SimulateConfig.dose
     for name in ("gridsizes", "views", "seeds"):
         assert PROPERTIES[name]["default"] == ",".join(map(str, PYTHON[name].default))

@@ -34,6 +34,7 @@ Also read by `ingest`: frames last (`diffraction` of shape (N, N, M)) where the 
 gridsize 1 (`diffraction`, `coords_offsets`, `YY_full`, `probe_simulated`); tike files (`data`, `scan`, `probe`).""",
     "view.npz": "One split and grouping of a scan, as indices: frames are not copied.",
     "recon.npz": "One reconstruction, the same for every arm.",
+    "snapshots.npz": "What a reconstruction looked like on its way: the points of the curve of quality over time.",
 }
 
 METADATA = """## metadata of scan.npz

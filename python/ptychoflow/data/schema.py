@@ -76,7 +76,17 @@ RECON = (
     Field("metadata", (), "str", "JSON", True, "arm, run id, seconds, device, sha256 of scan and model"),
 )  # fmt: skip
 
-FILES = {"scan.npz": SCAN, "view.npz": VIEW, "recon.npz": RECON}
+SNAPSHOTS = (
+    Field("epochs", ("S",), "int64", "1", True, "epochs done, increasing; the final state is recon.npz"),
+    Field("train_seconds", ("S",), "float64", "s", True, "training up to there; 0 for an arm without training"),
+    Field("reconstruct_seconds", ("S",), "float64", "s", True, "inference, or the iterations up to there"),
+    Field("objects", ("S", "H", "W"), "complex64", "1", True, "reconstructed object after each of the epochs"),
+    Field("origin_rc_px", ("K",), "int64", "object px", True, "where pixel [0, 0] of the objects lies in the scan's frame"),
+    Field("probes", ("S", "modes", "N", "N"), "complex64", "amplitude", False, "refined probes, where there are any"),
+    Field("metadata", (), "str", "JSON", True, "schema version"),
+)  # fmt: skip
+
+FILES = {"scan.npz": SCAN, "view.npz": VIEW, "recon.npz": RECON, "snapshots.npz": SNAPSHOTS}
 
 
 def docs_table(fields: tuple[Field, ...]) -> str:

@@ -16,10 +16,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ptychoflow.data.schema import RECON, SCAN, SCHEMA_VERSION, VIEW, Field
+from ptychoflow.data.schema import RECON, SCAN, SCHEMA_VERSION, SNAPSHOTS, VIEW, Field
 from ptychoflow.errors import ContractError, refuse
 from ptychoflow.frames import Canvas, Region
-from ptychoflow.records import FrameSet, Normalization, Recon, Scan, View
+from ptychoflow.records import FrameSet, Normalization, Recon, Scan, Snapshots, View
 
 
 @contextmanager
@@ -298,6 +298,8 @@ def save_recon(path: Path, recon: Recon) -> None:
     }
     if recon.probe is not None:
         arrays["probe"] = recon.probe
+    if recon.pixel_size_m is not None:
+        arrays["pixel_size_m"] = np.float64(recon.pixel_size_m)
     arrays["metadata"] = metadata_text(recon.metadata)
     write_npz(path, arrays)
 
@@ -316,5 +318,39 @@ def load_recon(path: Path) -> Recon:
         weight=np.asarray(arrays["weight"], dtype=np.float32),
         canvas=Canvas((row, col), (shape[0], shape[1])),
         probe=np.asarray(arrays["probe"], dtype=np.complex64) if "probe" in arrays else None,
+        pixel_size_m=float(arrays["pixel_size_m"]) if "pixel_size_m" in arrays else None,
         metadata=metadata,
+    )
+
+
+def save_snapshots(path: Path, snapshots: Snapshots) -> None:
+    """Write `snapshots.npz`."""
+    arrays: dict[str, np.ndarray | str] = {
+        "epochs": snapshots.epochs,
+        "train_seconds": snapshots.train_seconds,
+        "reconstruct_seconds": snapshots.reconstruct_seconds,
+        "objects": snapshots.objects,
+        "origin_rc_px": np.asarray(snapshots.canvas.origin_rc_px, dtype=np.int64),
+        "metadata": metadata_text({}),
+    }
+    if snapshots.probes is not None:
+        arrays["probes"] = snapshots.probes
+    write_npz(path, arrays)
+
+
+def load_snapshots(path: Path) -> Snapshots:
+    """Read `snapshots.npz`; the objects stay on disk until they are used.
+
+    Raises:
+        ContractError: when a required key is missing or of the wrong kind.
+    """
+    arrays, _ = _load(path, SNAPSHOTS)
+    row, col = (int(value) for value in arrays["origin_rc_px"])
+    return Snapshots(
+        epochs=np.asarray(arrays["epochs"], dtype=np.int64),
+        train_seconds=np.asarray(arrays["train_seconds"], dtype=np.float64),
+        reconstruct_seconds=np.asarray(arrays["reconstruct_seconds"], dtype=np.float64),
+        objects=arrays["objects"],
+        canvas=Canvas((row, col), arrays["objects"].shape[1:]),
+        probes=arrays.get("probes"),
     )

@@ -1,6 +1,6 @@
 """One score as it lies in metrics.json: a value with its unit, direction and range, or a reason why there is none."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ class Score:
         range: the data range D that entered the formula (PSNR, SSIM), in the unit of the image; None without one.
         status: of a crossing: `crossed`, `never` (the value is a lower bound) or `starts_below`; None for other scores.
         reason: why there is no value.
+        settings: what else the value depends on, such as the number of scales of MS-SSIM; None without any.
     """
 
     value: float | None
@@ -27,12 +28,14 @@ class Score:
     range: float | None = None
     status: str | None = None
     reason: str | None = None
+    settings: Mapping[str, float] | None = None
 
     def record(self) -> dict[str, Any]:
-        """Return the score as strict JSON holds it; `status` and `reason` only where there is one."""
+        """Return the score as strict JSON holds it; optional ones only where there is one."""
         fields = {"value": self.value, "unit": self.unit, "direction": self.direction, "range": self.range}
-        optional = {"status": self.status, "reason": self.reason}
-        return fields | {name: text for name, text in optional.items() if text is not None}
+        settings = None if self.settings is None else dict(self.settings)
+        optional = {"status": self.status, "reason": self.reason, "settings": settings}
+        return fields | {name: value for name, value in optional.items() if value is not None}
 
 
 def mean_score(scores: Sequence[Score]) -> Score:
@@ -51,4 +54,5 @@ def mean_score(scores: Sequence[Score]) -> Score:
         direction=known[0].direction,
         range=sum(ranges) / len(ranges) if ranges else None,
         status=statuses.pop() if len(statuses) == 1 else "mixed",
+        settings=known[0].settings,
     )

@@ -77,6 +77,11 @@ def read_heldout(value: Any) -> Any:
     return fraction
 
 
+def read_epochs(value: Any) -> Any:
+    """Return a list of epochs; the word `none` is an empty one."""
+    return [] if str(value).strip().lower() == "none" else split_list(value)
+
+
 def _lower(items: Any) -> Any:
     return [item.lower() for item in split_list(items)]
 
@@ -95,6 +100,7 @@ Gridsizes = Annotated[
     tuple[Annotated[int, Field(ge=1, le=3)], ...], BeforeValidator(split_list), AfterValidator(_no_repeats)
 ]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(split_list), AfterValidator(_no_repeats)]
+Snapshots = Annotated[tuple[Count, ...], BeforeValidator(read_epochs), AfterValidator(_no_repeats)]
 Heldout = Annotated[str | float | list[int] | None, BeforeValidator(read_heldout)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -150,8 +156,15 @@ class Parameters:
     lsqml_batch_size: Count | None = None
     lsqml_plateau_stop: bool | None = None
     # scoring
-    align: Literal["none", "gauge"] | None = None
+    align: Literal["none", "gauge", "register"] | None = None
     phase_ramp: bool | None = None
+    max_shift_px: Positive | None = None
+    canonical_grid: Side | None = None
+    resample_pixel_size: bool | None = None
+    ms_ssim_sigma: NonNegative | None = None
+    ms_ssim_levels: Annotated[int, Field(ge=1, le=5)] | None = None
+    legacy_metrics: bool | None = None
+    snapshots: Snapshots | None = None
     score_box_px: Side | None = None
 
 
@@ -169,11 +182,18 @@ CONFIG_FIELDS: dict[type, dict[str, str]] = {
         name: name
         for name in (
             *("epochs", "batch_size", "learning_rate", "realspace_weight", "mae_weight", "nll_weight", "precision"),
+            "snapshots",
         )
     },
     ReconstructConfig: {"infer_batch_size": "infer_batch_size"},
-    LsqmlConfig: {name: name for name in ("lsqml_epochs", "lsqml_batch_size", "lsqml_plateau_stop")},
-    EvaluateConfig: {name: name for name in ("align", "phase_ramp")},
+    LsqmlConfig: {name: name for name in ("lsqml_epochs", "lsqml_batch_size", "lsqml_plateau_stop", "snapshots")},
+    EvaluateConfig: {
+        name: name
+        for name in (
+            *("align", "phase_ramp", "max_shift_px", "canonical_grid", "resample_pixel_size", "ms_ssim_sigma"),
+            *("ms_ssim_levels", "legacy_metrics"),
+        )
+    },
 }
 """Which parameter becomes which field of which configuration: the one table of names."""
 
