@@ -1,15 +1,19 @@
-"""Consistency of predicted and measured diffraction (D29). Oracles: numpy.corrcoef, closed forms, a direct DFT."""
+"""Consistency of predicted and measured diffraction (D29). Oracles: numpy.corrcoef, scipy.stats, closed forms, a direct DFT."""
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import mean_poisson_deviance
 
 from ptychoflow.frames import Canvas
 from ptychoflow.metrics.consistency import (
     BLOCK,
+    FLOOR_PHOTONS,
     contrast_correlation,
     illuminated_coverage,
+    poisson_deviance,
     predict_frames,
     r_factor,
 )
@@ -127,3 +131,74 @@ def test_coverage_is_the_share_of_the_illumination():
     column = 7 + 20
     at = np.array([[10.0, column], [10.0, column + 10.0], [10.0, column - 8.0], [500.0, column]])
     np.testing.assert_allclose(illuminated_coverage(covered, CANVAS, probe, at), [0.5, 1, 0, 0], atol=1e-7)
+
+
+def poisson_stacks(photons: float, seed: int = 0, length: int = BLOCK + 5) -> tuple[np.ndarray, np.ndarray, float]:
+    """Measured and true amplitude in a unit of 3 photons per intensity, of about `photons` per pixel."""
+    rng, per_intensity = np.random.default_rng(seed), 3.0
+    rates = photons * rng.uniform(0.5, 1.5, size=(length, N, N))
+    return np.sqrt(rng.poisson(rates) / per_intensity), np.sqrt(rates / per_intensity), per_intensity
+
+
+@pytest.mark.parametrize("photons", [0.3, 20.0])
+def test_the_deviance_is_twice_the_loss_of_log_likelihood_per_photon(photons: float):
+    """Oracle: scipy's log-probabilities of the counts under the rates, and under themselves."""
+    measured, predicted, k = poisson_stacks(photons)
+    counts = np.rint(k * measured**2)
+    scale = counts.sum() / (k * predicted**2).sum()
+    best = np.where(counts > 0, scipy.stats.poisson.logpmf(counts, np.maximum(counts, 1e-300)), 0)
+    lost = best - scipy.stats.poisson.logpmf(counts, scale * k * predicted**2)
+    found = poisson_deviance(measured, 7 * predicted, photons_per_intensity=k)
+    assert found.value == pytest.approx(2 * lost.sum() / counts.sum(), rel=1e-9)
+    assert found.scale == pytest.approx(scale / 49)
+
+
+def test_the_deviance_is_that_of_scikit_learn():
+    """Oracle: scikit-learn's mean over pixels, times pixels over photons."""
+    measured, predicted, k = poisson_stacks(5.0)
+    counts, rates = k * measured**2, k * predicted**2
+    rates *= counts.sum() / rates.sum()
+    expected = mean_poisson_deviance(counts.ravel(), rates.ravel()) * counts.size / counts.sum()
+    assert poisson_deviance(measured, predicted, photons_per_intensity=k).value == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("photons", [30.0, 300.0])
+def test_true_rates_leave_one_unit_of_deviance_per_pixel(photons: float):
+    """Closed form: many photons make the deviance chi-squared, so D is pixels / photons; a wrong prediction has more."""
+    measured, predicted, k = poisson_stacks(photons, length=200)
+    ratio = measured.size / (k * measured**2).sum()
+    assert poisson_deviance(measured, predicted, photons_per_intensity=k).value == pytest.approx(ratio, rel=0.03)
+    assert poisson_deviance(measured, predicted[::-1], photons_per_intensity=k).value > 2 * ratio
+
+
+def test_the_deviance_of_a_known_deviation():
+    """Closed form: counts 1 and 3 against rates 2 and 2: 2 (ln(1/2) + 3 ln(3/2)) / 4."""
+    measured = np.sqrt(np.array([[[1.0]], [[3.0]]]))
+    found = poisson_deviance(measured, np.full_like(measured, 5.0), photons_per_intensity=1.0)
+    assert found.value == pytest.approx((np.log(0.5) + 3 * np.log(1.5)) / 2)
+    assert found.scale == pytest.approx(2 / 25)
+
+
+def test_no_photon_costs_its_rate_and_a_dark_pixel_has_the_least_rate():
+    """0 ln 0 is 0. Counts 0, 4, 1 against 2, 2, 0 photons: the last is 1 against the floor."""
+    measured, predicted = np.array([0.0, 2.0, 1.0]), np.sqrt([2.0, 2.0, 0.0])
+    scale = 5 / 4
+    expected = 2 * (2 * scale + 4 * np.log(4 / (2 * scale)) - 4 + 2 * scale + np.log(1 / FLOOR_PHOTONS) - 1) / 5
+    found = poisson_deviance(measured[:, None, None], predicted[:, None, None], photons_per_intensity=1.0)
+    assert found.value == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_deviance_of_a_stack_on_disk_is_that_in_memory(tmp_path):
+    measured, predicted, k = poisson_stacks(5.0)
+    np.save(tmp_path / "measured.npy", measured.astype(np.float32))
+    on_disk = np.load(tmp_path / "measured.npy", mmap_mode="r")
+    assert poisson_deviance(on_disk, predicted, photons_per_intensity=k) == poisson_deviance(
+        measured.astype(np.float32), predicted, photons_per_intensity=k
+    )
+
+
+@pytest.mark.parametrize("photons", [0.0, -1.0, np.nan, np.inf])
+def test_a_deviance_without_a_photon_unit_is_refused(photons: float):
+    a, b = stacks()
+    with pytest.raises(ValueError, match="photons_per_intensity: a positive number expected"):
+        poisson_deviance(a, b, photons_per_intensity=photons)

@@ -1,10 +1,12 @@
-"""Fourier ring correlation (T6, D56, D57). Oracles: a ring loop over the definition, and closed forms."""
+"""Fourier ring correlation (T6, D56, D57). Oracles: a ring loop, a pixel loop with a direct Fourier sum, closed forms."""
+
+import math
 
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from ptychoflow.metrics.frc import FrcCurve, crossing, crossings, frc
+from ptychoflow.metrics.frc import FrcCurve, crossing, frc, frc_scores, half_bit
 
 SHAPE = (45, 62)
 
@@ -38,17 +40,59 @@ def test_the_curve_is_that_of_the_definition(shape: tuple[int, int]):
     second = first + noise(2, shape)
     result = frc(first, second)
     np.testing.assert_allclose(result.correlation, by_definition(first, second), atol=1e-12)
+    parts = first.real, second.real
+    np.testing.assert_allclose(frc(*parts).correlation, by_definition(*parts), atol=1e-12)
+    # A real image beside a complex one: the whole spectrum.
+    np.testing.assert_allclose(frc(first, second.real).correlation, by_definition(first, second.real), atol=1e-12)
     assert len(result.frequency_nyquist) == min(shape) // 2
     assert result.frequency_nyquist[-1] <= 1
     np.testing.assert_allclose(np.diff(result.frequency_nyquist), 2 / min(shape))
+
+
+@pytest.mark.parametrize("shape", [(9, 7), (7, 10), (8, 11)])
+@pytest.mark.parametrize("real", [True, False])
+def test_the_curve_of_a_small_image_pixel_by_pixel(shape: tuple[int, int], real: bool):
+    """Oracle: every frequency by its own Fourier sum over pixels, put into its ring in plain Python."""
+    images = [noise(seed, shape) + (0 if real else 1j * noise(seed + 9, shape)) for seed in (3, 4)]
+    images[1] = images[1] + images[0]
+    h, w = shape
+    window = [
+        [math.sin(math.pi * (r + 0.5) / h) ** 2 * math.sin(math.pi * (c + 0.5) / w) ** 2 for c in range(w)]
+        for r in range(h)
+    ]
+    mean = [
+        sum(image[r, c] * window[r][c] for r in range(h) for c in range(w)) / sum(map(sum, window)) for image in images
+    ]
+    rings: dict[int, list[tuple[complex, complex]]] = {}
+    for u in range(-(h // 2), h - h // 2):
+        for v in range(-(w // 2), w - w // 2):
+            pair = tuple(
+                sum(
+                    (image[r, c] - m) * window[r][c] * np.exp(-2j * math.pi * (u * r / h + v * c / w))
+                    for r in range(h)
+                    for c in range(w)
+                )
+                for image, m in zip(images, mean, strict=True)
+            )
+            rings.setdefault(round(math.hypot(u / h, v / w) * min(shape)), []).append(pair)
+    found = frc(*images)
+    for q, value, samples in zip(range(1, min(shape) // 2 + 1), found.correlation, found.n_samples, strict=True):
+        cross = sum((a * b.conjugate()).real for a, b in rings[q])
+        power = [sum(abs(pair[i]) ** 2 for pair in rings[q]) for i in (0, 1)]
+        assert value == pytest.approx(cross / math.sqrt(power[0] * power[1]), abs=1e-12)
+        assert samples == (math.ceil(len(rings[q]) / 2) if real else len(rings[q]))
 
 
 def test_an_equal_image_correlates_in_every_ring_and_never_crosses():
     image = noise(0) + 1j * noise(1)
     np.testing.assert_allclose(frc(image, image).correlation, 1, atol=1e-12)
     np.testing.assert_allclose(frc(image, 3 * image + 7).correlation, 1, atol=1e-12)
-    assert crossings(frc(image, image))["frc50"].status == "never"
-    assert crossings(frc(image, image))["frc50"].value == 1
+    scores = frc_scores(frc(image, image))
+    for name in ("frc50", "frc1over7", "frc_halfbit"):
+        assert (scores[name].status, scores[name].value) == ("never", 1)
+    for name in ("resolution_px", "resolution_1over7_px"):
+        assert (scores[name].status, scores[name].value) == ("never", 2)
+    assert scores["frc_area"].value == pytest.approx(1)
 
 
 def test_an_anti_phase_image_correlates_negatively():
@@ -97,6 +141,55 @@ def test_crossing_is_interpolated_and_needs_two_rings():
     assert crossing(curve(0.4, 0.9, 0.2, 0.1), 0.5).status == "crossed"
 
 
+def test_a_threshold_may_differ_from_ring_to_ring():
+    """Lines 0.9 -> 0.5 and 0.6 -> 0.7 between rings 2 and 3 meet where 0.3 - 0.5 s = 0, s = 0.6."""
+    found = crossing(curve(0.9, 0.9, 0.5, 0.4, 0.3), np.array([0.5, 0.6, 0.7, 0.8, 0.8]))
+    assert (found.status, found.value) == ("crossed", pytest.approx(2.6 / 5))
+
+
+def test_the_half_bit_curve():
+    """Closed forms: 1 at one sample; 0.2071 / 1.2071 = 0.1716 without end; 1/sqrt(n) terms 0.19102 and 0.09102 at 100."""
+    found = half_bit(np.array([1, 100, 10**12]))
+    np.testing.assert_allclose(found, [1.0, (0.2071 + 0.19102) / (1.2071 + 0.09102), 0.2071 / 1.2071], rtol=1e-4)
+
+
+def test_the_half_bit_crossing_takes_the_samples_of_each_ring():
+    few = FrcCurve(np.arange(1, 7) / 6, np.array([0.9, 0.6, 0.3, 0.2, 0.1, 0.05]), np.full(6, 10))
+    many = FrcCurve(few.frequency_nyquist, few.correlation, np.full(6, 10_000))
+    # n = 10: (0.2071 + 0.60406) / (1.2071 + 0.28783) = 0.54261; n = 10,000: 0.226202 / 1.216202 = 0.18599.
+    assert frc_scores(few)["frc_halfbit"].value == pytest.approx((2 + (0.6 - 0.54261) / 0.3) / 6, abs=1e-5)
+    assert frc_scores(many)["frc_halfbit"].value == pytest.approx((4 + (0.2 - 0.18599) / 0.1) / 6, abs=1e-5)
+
+
+def test_scores_of_a_written_out_curve():
+    """Crossing of 0.5 at ring 2.5 of 5, of 1/7 between rings 4 and 5; area: rings at 0.2 and 0.4 Nyquist."""
+    scores = frc_scores(curve(0.9, 0.7, 0.3, 0.2, 0.1, 0.05, 0.0, 0.0, 0.0, 0.0))
+    assert scores["frc50"].value == pytest.approx(0.25)
+    assert scores["resolution_px"].value == pytest.approx(8)
+    seventh = (4 + (0.2 - 1 / 7) / 0.1) / 10
+    assert scores["frc1over7"].value == pytest.approx(seventh)
+    assert scores["resolution_1over7_px"].value == pytest.approx(2 / seventh)
+    assert scores["frc_area"].value == pytest.approx((0.9 + 0.7 + 0.3 + 0.2 + 0.1) / 5)
+    assert {name: (score.unit, score.direction) for name, score in scores.items()} == {
+        "frc50": ("Nyquist", "higher"),
+        "frc1over7": ("Nyquist", "higher"),
+        "frc_halfbit": ("Nyquist", "higher"),
+        "frc_area": ("1", "higher"),
+        "resolution_px": ("px", "lower"),
+        "resolution_1over7_px": ("px", "lower"),
+    }
+    assert all(score.settings == {"window": "hann"} for score in scores.values())
+
+
+def test_a_curve_that_starts_below_has_no_resolution():
+    scores = frc_scores(curve(0.1, 0.1, 0.1, 0.1))
+    for name in ("frc50", "frc1over7"):
+        assert (scores[name].status, scores[name].value) == ("starts_below", 0)
+    for name in ("resolution_px", "resolution_1over7_px"):
+        assert (scores[name].status, scores[name].value) == ("starts_below", None)
+        assert scores[name].reason == "curve_starts_below_the_threshold"
+
+
 def test_rings_without_energy_are_passed_over():
     found = crossing(curve(0.9, 0.7, np.nan, 0.3, np.nan, 0.2), 0.5)
     assert found.value == pytest.approx((2 + 2 * 0.5) / 6)
@@ -114,6 +207,46 @@ def test_doubling_the_field_leaves_the_crossing_in_nyquist_units():
         return float(np.mean(found))
 
     assert frc50(512) == pytest.approx(frc50(256), rel=0.02)
+
+
+@pytest.mark.parametrize(("cut_off", "real"), [(0.13, True), (0.23, True), (0.23, False), (0.37, False)])
+def test_an_ideal_low_pass_crosses_at_its_cut_off(cut_off: float, real: bool):
+    """Closed form: both images share all below the cut-off (cycles/px) and nothing above: the crossing is there, to a ring."""
+    shape = (201, 252)
+    frequency = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.fftfreq(shape[1]))
+
+    def part(seed: int, keep: np.ndarray) -> np.ndarray:
+        spectrum = np.fft.fft2(noise(seed, shape) + (0 if real else 1j * noise(seed + 50, shape)))
+        found = np.fft.ifft2(spectrum * keep)
+        return found.real if real else found
+
+    common = part(0, frequency < cut_off)
+    first, second = (common + part(seed, frequency >= cut_off) for seed in (1, 2))
+    for name in ("frc50", "frc1over7", "frc_halfbit"):
+        assert frc_scores(frc(first, second))[name].value == pytest.approx(2 * cut_off, abs=2 / 201)
+    assert frc_scores(frc(first, second))["resolution_px"].value == pytest.approx(1 / cut_off, rel=0.03)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_white_images_with_a_common_part_correlate_by_its_share(share: float):
+    """Closed form: a common part of variance s and own parts of variance 1 - s give FRC = s in every ring."""
+    shape, found = (255, 304), []
+    for seed in range(3):
+        common, first, second = (noise(10 * seed + i, shape) for i in range(3))
+        pair = (np.sqrt(share) * common + np.sqrt(1 - share) * own for own in (first, second))
+        found.append(frc(*pair))
+    assert np.mean([np.average(c.correlation, weights=c.n_samples) for c in found]) == pytest.approx(share, abs=0.01)
+    assert np.mean([frc_scores(c)["frc_area"].value for c in found]) == pytest.approx(share, abs=0.05)
+
+
+@pytest.mark.parametrize("turn", [lambda x: x.T, lambda x: x[::-1], lambda x: x[:, ::-1]])
+def test_transposing_or_flipping_both_images_changes_nothing(turn):
+    first = noise(0)
+    second = first + noise(1)
+    for images in ((first, second), (first + 1j * noise(2), second + 0j)):
+        plain, turned = frc(*images), frc(*(turn(image) for image in images))
+        np.testing.assert_allclose(turned.correlation, plain.correlation, atol=1e-10)
+        np.testing.assert_array_equal(turned.n_samples, plain.n_samples)
 
 
 def test_the_crossing_of_a_known_signal_to_noise_ratio():
@@ -135,6 +268,13 @@ def test_more_noise_crosses_earlier():
     base = gaussian_filter(noise(0, (130, 141)), 1.5)
     found = [crossing(frc(base + level * noise(5, base.shape), base), 0.5).value for level in (0.02, 0.1, 0.4)]
     assert found[0] > found[1] > found[2]
+
+
+def test_an_image_that_is_not_finite_is_refused():
+    broken = noise(0)
+    broken[2, 3] = np.nan
+    with pytest.raises(ValueError, match=r"second image, of shape \(45, 62\), are NaN"):
+        frc(noise(1), broken)
 
 
 def test_too_small_an_image_is_refused():

@@ -14,11 +14,12 @@ from ptychoflow.metrics.image import (
     circular_std,
     image_scores,
     is_phase_constant,
+    pearson_scores,
     phase_maps,
     psnr,
-    ssim,
 )
 from ptychoflow.metrics.score import Score, mean_score
+from ptychoflow.metrics.ssim import ssim_scores
 
 SHAPE = (45, 62)
 
@@ -75,11 +76,51 @@ def test_phase_scores_against_numpy_and_scipy():
     assert scores["contrast_ratio"].value == pytest.approx(spread[0] / spread[1], rel=1e-5)
 
 
-def test_ssim_of_constant_images_has_a_closed_form():
-    """Variances vanish: SSIM = (2 a b + C1) / (a^2 + b^2 + C1), C1 = (0.01 D)^2."""
-    a, b = np.full(SHAPE, 0.4), np.full(SHAPE, 0.7)
-    c1 = (0.01 * 3) ** 2
-    assert ssim([(a, b)], 3.0).value == pytest.approx((2 * 0.28 + c1) / (0.16 + 0.49 + c1))
+def test_the_phase_ssim_is_the_mean_of_that_of_cosine_and_sine():
+    """Oracle: scikit-image on the cosine and the sine of the phases from the truth's circular mean."""
+    truth = (picture() * np.exp(2j)).astype(np.complex64)
+    recon = noisy(truth, 0.1)
+    mean = scipy.stats.circmean(np.angle(truth.astype(np.complex128)), high=np.pi, low=-np.pi)
+    maps = [np.angle(image.astype(np.complex128) * np.exp(-1j * mean)) for image in (recon, truth)]
+    expected = [
+        structural_similarity(
+            wave(maps[0]), wave(maps[1]), data_range=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+        )
+        for wave in (np.cos, np.sin)
+    ]
+    assert image_scores(recon, truth)["phase"]["ssim"].value == pytest.approx(np.mean(expected), abs=1e-5)
+
+
+def test_ms_ssim_of_both_parts_with_its_settings():
+    """Oracle of the numbers: test_ssim.py. The blur reaches the phase's cosine and sine, not the amplitude alone."""
+    truth = picture(shape=(177, 203))
+    recon = noisy(truth, 0.1)
+    plain, blurred = image_scores(recon, truth), image_scores(recon, truth, ms_ssim_sigma=1.0)
+    few = image_scores(recon, truth, ms_ssim_levels=3)
+    a, b = np.abs(recon).astype(float), np.abs(truth).astype(float)
+    assert plain["amp"]["ms_ssim"].value == pytest.approx(ssim_scores([(a, b)], np.ptp(b))["ms_ssim"].value, abs=1e-5)
+    waves = [tuple(wave(phase) for phase in phase_maps(recon, truth)) for wave in (np.cos, np.sin)]
+    assert blurred["phase"]["ms_ssim"].value == pytest.approx(
+        ssim_scores(waves, 2.0, ms_ssim_sigma=1.0)["ms_ssim"].value, abs=1e-5
+    )
+    for part in ("amp", "phase"):
+        assert blurred[part]["ms_ssim"].value > plain[part]["ms_ssim"].value
+        assert blurred[part]["ms_ssim"].settings == {"sigma_px": 1.0, "levels": 5}
+        assert few[part]["ms_ssim"].settings == {"sigma_px": 0.0, "levels": 3}
+        assert few[part]["ms_ssim"].value != pytest.approx(plain[part]["ms_ssim"].value, abs=1e-4)
+        assert plain[part]["ms_ssim"].range == plain[part]["ssim"].range
+    assert image_scores(recon[:175], truth[:175])["amp"]["ms_ssim"].reason == "region_smaller_than_176_px"
+
+
+def test_pearson_alone_is_that_of_all_scores():
+    truth = picture()
+    recon = noisy(truth, 0.1)
+    scores, flat = image_scores(recon, truth), np.ones(SHAPE, dtype=np.complex64)
+    assert pearson_scores(recon, truth) == {part: scores[part]["pearson"] for part in ("amp", "phase")}
+    assert {name: score.reason for name, score in pearson_scores(recon, flat).items()} == {
+        "amp": "truth_amplitude_constant",
+        "phase": "truth_phase_constant",
+    }
 
 
 def test_a_known_mean_square_error_gives_known_decibels():
@@ -124,11 +165,20 @@ def test_the_conjugate_is_worse():
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 1000))
 def test_more_noise_is_worse_by_every_score(seed: int):
-    truth = picture(seed)
+    truth = picture(seed, (176, 181))
     rows = [values(noisy(truth, level, seed), truth) for level in (0.02, 0.06, 0.18)]
     for name in ("amp_mae", "amp_mse", "phase_mae", "phase_mse", "complex_nrmse"):
         assert rows[0][name] < rows[1][name] < rows[2][name]
-    for name in ("amp_psnr", "phase_psnr", "amp_ssim", "phase_ssim", "amp_pearson", "phase_pearson"):
+    for name in (
+        "amp_psnr",
+        "phase_psnr",
+        "amp_ssim",
+        "phase_ssim",
+        "amp_pearson",
+        "phase_pearson",
+        "amp_ms_ssim",
+        "phase_ms_ssim",
+    ):
         assert rows[0][name] > rows[1][name] > rows[2][name]
 
 
@@ -147,7 +197,7 @@ def test_a_constant_truth_phase_gives_null_with_the_reason(constant: float):
 def test_a_constant_truth_amplitude_gives_null_where_a_range_is_needed():
     truth = np.exp(1j * np.angle(picture())).astype(np.complex64)
     scores = image_scores(noisy(truth, 0.1), truth)["amp"]
-    assert {scores[name].reason for name in ("psnr", "ssim", "pearson", "contrast_ratio")} == {
+    assert {scores[name].reason for name in ("psnr", "ssim", "ms_ssim", "pearson", "contrast_ratio")} == {
         "truth_amplitude_constant"
     }
     assert scores["mae"].value > 0
@@ -186,10 +236,34 @@ def test_circular_std_of_a_narrow_phase_is_its_std():
     assert math.isfinite(circular_std(np.array([[0.0, np.pi]])))
 
 
-@pytest.mark.parametrize("shape", [(0, 5), (1, 1)])
-def test_an_empty_or_single_pixel_region_is_refused(shape: tuple[int, int]):
-    with pytest.raises(ValueError, match="at least 2 px"):
-        image_scores(np.ones(shape, dtype=np.complex64), np.ones(shape, dtype=np.complex64))
+def test_an_image_that_is_not_finite_is_refused():
+    truth = picture()
+    for bad in (np.nan, np.inf, complex(0, -np.inf)):
+        broken = truth.copy()
+        broken[3, 4] = bad
+        for pair in ((broken, truth), (truth, broken)):
+            with pytest.raises(ValueError, match=r"1 values of the (first|second) image, of shape \(45, 62\)"):
+                image_scores(*pair)
+
+
+@pytest.mark.parametrize("turn", [lambda x: x.T, lambda x: x[::-1], lambda x: x[:, ::-1]])
+def test_transposing_or_flipping_both_images_changes_nothing(turn):
+    """Sides that halve four times: blocks of 2 x 2 px of an odd side begin at its first pixel, whichever that is."""
+    truth = picture(shape=(176, 192))
+    recon = noisy(truth, 0.1)
+    plain, turned = values(recon, truth), values(turn(recon), turn(truth))
+    for name, value in plain.items():
+        assert turned[name] == pytest.approx(value, abs=1e-6), name
+
+
+def test_a_common_phase_and_unit_leave_the_phase_scores():
+    """A factor on both images is no error; on the reconstruction alone it is aligned away before, not here."""
+    truth = picture()
+    recon = noisy(truth, 0.1)
+    factor = np.complex64(3 * np.exp(2.5j))
+    plain, moved = image_scores(recon, truth)["phase"], image_scores(factor * recon, factor * truth)["phase"]
+    for name, score in plain.items():
+        assert moved[name].value == score.value or moved[name].value == pytest.approx(score.value, abs=1e-5), name
 
 
 def test_a_region_below_the_window_has_no_ssim_but_other_scores():

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+import scipy.special
 from jaxtyping import Bool, Complex64, Float32, Float64, Real
 
 from ptychoflow.frames import Canvas
@@ -23,8 +24,19 @@ ROUNDING = 1e-12
 """A stack whose variance over frames is below this share of its mean square varies by float32 rounding only."""
 
 
+FLOOR_PHOTONS = 1e-6
+"""Least predicted photons of a pixel: a prediction of exactly none would make a single photon infinitely unlikely."""
+
+
 class RFactor(NamedTuple):
     """Result of `r_factor`: the value, and the factor that was applied to the prediction."""
+
+    value: float
+    scale: float
+
+
+class Deviance(NamedTuple):
+    """Result of `poisson_deviance`: the value per photon, and the factor c that was applied to the predicted intensity."""
 
     value: float
     scale: float
@@ -87,9 +99,11 @@ def contrast_correlation(measured: Real[np.ndarray, "m n n"], predicted: Real[np
         predicted: (M, N, N) amplitude.
 
     Raises:
-        ValueError: when one of the stacks does not vary over its frames (fewer than two frames, or a flat object).
+        ValueError: when one of the stacks does not vary over its frames (fewer than two frames, or a flat object), or holds
+            values that are not finite.
     """
     means = [_mean_frame(stack) for stack in (measured, predicted)]
+    _check_finite(measured, *(float(mean.sum()) for mean in means))
     cross, squares, totals = 0.0, [0.0, 0.0], [0.0, 0.0]
     for part in _blocks(len(measured)):
         a, b = (stack[part].astype(np.float64) for stack in (measured, predicted))
@@ -114,7 +128,7 @@ def r_factor(measured: Real[np.ndarray, "m n n"], predicted: Real[np.ndarray, "m
         predicted: (M, N, N) amplitude P.
 
     Raises:
-        ValueError: when one of the stacks is empty or zero.
+        ValueError: when one of the stacks is empty, zero or not finite.
     """
     cross, square, total = 0.0, 0.0, 0.0
     for part in _blocks(len(measured)):
@@ -122,6 +136,7 @@ def r_factor(measured: Real[np.ndarray, "m n n"], predicted: Real[np.ndarray, "m
         cross += float(np.vdot(a, p))
         square += float(np.vdot(p, p))
         total += float(a.sum())
+    _check_finite(measured, total, square)
     if square == 0 or total == 0:
         name = "measured" if total == 0 else "predicted"
         raise ValueError(f"the {len(measured)} {name} frames are zero; the R-factor is undefined")
@@ -130,6 +145,52 @@ def r_factor(measured: Real[np.ndarray, "m n n"], predicted: Real[np.ndarray, "m
     for part in _blocks(len(measured)):
         distance += float(np.abs(measured[part].astype(np.float64) - scale * predicted[part]).sum())
     return RFactor(distance / total, scale)
+
+
+def poisson_deviance(
+    measured: Real[np.ndarray, "m n n"], predicted: Real[np.ndarray, "m n n"], *, photons_per_intensity: float
+) -> Deviance:
+    """Return the deviance per photon of the measured counts from the predicted rates: what is left to explain.
+
+        D = 2 sum(n ln(n / r) - n + r) / sum n,    n = k A^2,  r = max(c k P^2, 1e-6),  c = sum A^2 / sum P^2
+
+    k is the photons per unit of intensity, c the factor of greatest likelihood, 0 ln 0 = 0. True counts of many photons per
+    pixel deviate by about one per pixel, so D is about pixels / photons, or the reciprocal of the photons per pixel; less is
+    not to be had without fitting noise. Source: McCullagh, Nelder, Generalized Linear Models (1989), section 2.3.
+
+    Args:
+        measured: (M, N, N) amplitude A.
+        predicted: (M, N, N) amplitude P.
+        photons_per_intensity: k, photons.
+
+    Raises:
+        ValueError: when one of the stacks is empty, zero or not finite, or k is not a positive number.
+    """
+    if not (np.isfinite(photons_per_intensity) and photons_per_intensity > 0):
+        raise ValueError(f"photons_per_intensity: a positive number expected, got {photons_per_intensity}")
+    energy = [0.0, 0.0]
+    for part in _blocks(len(measured)):
+        for index, stack in enumerate((measured, predicted)):
+            block = stack[part].astype(np.float64)
+            energy[index] += float(np.vdot(block, block))
+    _check_finite(measured, *energy)
+    if 0 in energy:
+        name = "measured" if energy[0] == 0 else "predicted"
+        raise ValueError(f"the {len(measured)} {name} frames are zero; the deviance is undefined")
+    scale = energy[0] / energy[1]
+    total = 0.0
+    for part in _blocks(len(measured)):
+        counts = photons_per_intensity * measured[part].astype(np.float64) ** 2
+        rates = np.maximum(scale * photons_per_intensity * predicted[part].astype(np.float64) ** 2, FLOOR_PHOTONS)
+        total += float(np.sum(scipy.special.kl_div(counts, rates)))
+    return Deviance(2 * total / (photons_per_intensity * energy[0]), scale)
+
+
+def _check_finite(stack: Real[np.ndarray, "m n n"], *sums: float) -> None:
+    if not np.isfinite(sums).all():
+        raise ValueError(
+            f"frames of shape {stack.shape}: measured or predicted values are NaN or infinite; correct them"
+        )
 
 
 def _mean_frame(stack: Real[np.ndarray, "m n n"]) -> Float64[np.ndarray, "n n"]:

@@ -2,24 +2,23 @@
 
 Both are cut to the scored rectangle and aligned before (imaging/align.py); nothing here moves or scales anything.
 
-    a = |R|, b = |T|,  p = arg(R conj(T)) in (-pi, pi],  D = data range of the formula, stored with the score
+    a = |R|, b = |T|,  p = arg(R conj(T)) in [-pi, pi],  D = data range of the formula, stored with the score
 
 Phase maps are arg(R e^{-i t}) and arg(T e^{-i t}) with one t for both, the truth's circular mean phase, so that no wrap
-lies in the middle of the truth's values. Source: evaluation reference 2.3; SSIM: Wang et al., IEEE TIP 13, 600 (2004).
+lies in the middle of the truth's values. Source: evaluation reference 2.3. What each score means: docs/metrics.md.
 """
 
 import math
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from jaxtyping import Complex, Complex128, Float, Float64
-from skimage.metrics import structural_similarity
 
+from ptychoflow.metrics.checks import check_pair
 from ptychoflow.metrics.score import Score
-
-SSIM_SIGMA_PX = 1.5
-SSIM_WINDOW_PX = 11
-"""The Gaussian window cut at 3.5 sigma, as scikit-image does."""
+from ptychoflow.metrics.ssim import Pair, ssim_scores
 
 CONSTANT_PHASE_RAD = 1e-6
 """Truth phases within this range are constant: phase scores would compare noise with nothing (D57)."""
@@ -27,93 +26,94 @@ CONSTANT_PHASE_RAD = 1e-6
 CONSTANT_AMPLITUDE = 1e-6
 """The same for the amplitude, as a share of its maximum."""
 
+ROUNDING = 1e-12
+"""An image that varies by less than this share of its largest modulus varies by rounding only."""
+
 Scores = dict[str, Score]
+Similarity = Callable[[Sequence[Pair], float], Scores]
 
 
-def image_scores(recon: Complex[np.ndarray, "h w"], truth: Complex[np.ndarray, "h w"]) -> dict[str, Scores]:
+@dataclass(frozen=True)
+class _Polar:
+    """An image as amplitude and phase, the phase both as an angle and as the unit number it belongs to."""
+
+    amplitude: Float64[np.ndarray, "h w"]
+    unit: Complex128[np.ndarray, "h w"]
+    phase: Float64[np.ndarray, "h w"]
+
+
+def image_scores(
+    recon: Complex[np.ndarray, "h w"],
+    truth: Complex[np.ndarray, "h w"],
+    *,
+    ms_ssim_sigma: float = 0.0,
+    ms_ssim_levels: int = 5,
+) -> dict[str, Scores]:
     """Return the scores of `recon` against `truth`, keyed `amp`, `phase`, `complex`, then by name.
 
     Args:
         recon: (H, W) aligned reconstruction.
         truth: (H, W) truth or reference.
+        ms_ssim_sigma: Gaussian blur of both images before MS-SSIM, px, of the amplitude and of the phase's cosine and sine.
+        ms_ssim_levels: scales of MS-SSIM, 1 to 5.
 
     Raises:
-        ValueError: when the images are empty or a single pixel.
+        ValueError: when the images are empty, a single pixel, of different shapes, or not finite.
     """
-    if truth.size < 2:
-        raise ValueError(f"the scored region has shape {truth.shape}; scores need at least 2 px")
-    r, t = recon.astype(np.complex128), truth.astype(np.complex128)
+    r, t = _polar_pair(recon, truth)
+    similarity = partial(ssim_scores, ms_ssim_sigma=ms_ssim_sigma, ms_ssim_levels=ms_ssim_levels)
     return {
-        "amp": amplitude_scores(np.abs(r), np.abs(t)),
-        "phase": phase_scores(r, t),
-        "complex": {"nrmse": _nrmse(r, t)},
+        "amp": _amplitude_scores(r, t, similarity),
+        "phase": _phase_scores(r, t, similarity),
+        "complex": {"nrmse": _nrmse(recon, truth)},
     }
 
 
-def amplitude_scores(recon: Float64[np.ndarray, "h w"], truth: Float64[np.ndarray, "h w"]) -> Scores:
-    """Return mae, mse, psnr, ssim, pearson and contrast_ratio of two amplitude images; D = truth max - min (D54)."""
-    data_range = float(np.ptp(truth))
-    mse = float(np.mean((recon - truth) ** 2))
-    flat = data_range <= CONSTANT_AMPLITUDE * float(truth.max())
-    scores = {
-        "mae": Score(float(np.mean(np.abs(recon - truth))), "1", "lower"),
-        "mse": Score(mse, "1", "lower"),
-        "psnr": psnr(mse, data_range),
-        "ssim": ssim([(recon, truth)], data_range),
-        "pearson": _pearson(recon, truth),
-        "contrast_ratio": Score(None, "1", "one") if flat else Score(float(recon.std() / truth.std()), "1", "one"),
-    }
-    if flat:
-        return scores | _without_value(
-            scores, ("psnr", "ssim", "pearson", "contrast_ratio"), "truth_amplitude_constant"
-        )
-    return scores
+def pearson_scores(recon: Complex[np.ndarray, "h w"], truth: Complex[np.ndarray, "h w"]) -> Scores:
+    """Return the scores `pearson` of `image_scores` alone, keyed `amp` and `phase`.
 
-
-def phase_scores(recon: Complex128[np.ndarray, "h w"], truth: Complex128[np.ndarray, "h w"]) -> Scores:
-    """Return mae, mse, psnr, ssim, pearson and contrast_ratio of the phases of two complex images.
-
-    MAE, MSE and PSNR (D = 2 pi) take the wrapped difference; SSIM is the mean of that of the cosine and of the sine of the
-    phase maps (D = 2, no wrapping); `contrast_ratio` is that of circular standard deviations. All are null when the truth
-    has no phase.
+    Raises:
+        ValueError: as `image_scores`.
     """
-    phase_r, phase_t = phase_maps(recon, truth)
-    difference = np.angle(recon * truth.conj())
-    mse = float(np.mean(difference**2))
-    # Cosine and sine lie in [-1, 1] and D is 2: float32 costs 1e-6 of SSIM and half the time.
-    waves = [tuple(wave(phase).astype(np.float32) for phase in (phase_r, phase_t)) for wave in (np.cos, np.sin)]
-    scores = {
-        "mae": Score(float(np.mean(np.abs(difference))), "rad", "lower"),
-        "mse": Score(mse, "rad^2", "lower"),
-        "psnr": psnr(mse, 2 * math.pi),
-        "ssim": ssim([(r, t) for r, t in waves], 2.0),
-        "pearson": _pearson(phase_r, phase_t),
-        "contrast_ratio": Score(None, "1", "one"),
-    }
-    if np.ptp(phase_t) < CONSTANT_PHASE_RAD:
-        return _without_value(scores, tuple(scores), "truth_phase_constant")
-    ratio = circular_std(phase_r) / circular_std(phase_t)
-    return scores | {"contrast_ratio": Score(ratio, "1", "one")}
+    r, t = _polar_pair(recon, truth)
+    scores = {"amp": _pearson(r.amplitude, t.amplitude), "phase": _pearson(r.phase, t.phase)}
+    if _is_amplitude_constant(t):
+        scores |= _without_value(scores, ("amp",), "truth_amplitude_constant")
+    if _is_phase_constant(t):
+        scores |= _without_value(scores, ("phase",), "truth_phase_constant")
+    return scores
 
 
 def phase_maps(
     recon: Complex[np.ndarray, "h w"], truth: Complex[np.ndarray, "h w"]
 ) -> tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "h w"]]:
-    """Return the phases of both images in rad after the truth's circular mean phase was taken from each."""
-    mean_phase = np.angle(np.mean(np.exp(1j * np.angle(truth))))
-    back = np.exp(-1j * mean_phase)
+    """Return the phases of both images in rad after the truth's circular mean phase was taken from each.
+
+    Raises:
+        ValueError: when the images are empty, of different shapes, or not finite.
+    """
+    check_pair(recon, truth, what="phase maps")
+    back = np.exp(-1j * np.angle(_modulus_and_unit(truth)[1].mean()))
     return np.angle(recon * back), np.angle(truth * back)
 
 
 def is_phase_constant(truth: Complex[np.ndarray, "h w"]) -> bool:
-    """Return whether the phase of an image varies by less than 1e-6 rad."""
+    """Return whether the phase of an image varies by less than 1e-6 rad.
+
+    Raises:
+        ValueError: as `phase_maps`.
+    """
     return float(np.ptp(phase_maps(truth, truth)[1])) < CONSTANT_PHASE_RAD
 
 
 def circular_std(phase: Float[np.ndarray, "h w"]) -> float:
-    """Return the circular standard deviation sqrt(-2 ln |mean exp(i phase)|), rad; at most that of one part in 1e300."""
-    resultant = float(np.abs(np.mean(np.exp(1j * phase.astype(np.float64)))))
-    return math.sqrt(-2 * math.log(min(max(resultant, 1e-300), 1.0)))
+    """Return the circular standard deviation sqrt(-2 ln |mean exp(i phase)|), rad; at most that of one part in 1e300.
+
+    Raises:
+        ValueError: when there is no phase, or one that is not finite.
+    """
+    check_pair(phase, phase, what="circular standard deviation")
+    return _circular_std(np.exp(1j * phase.astype(np.float64)))
 
 
 def psnr(mse: float, data_range: float) -> Score:
@@ -126,41 +126,97 @@ def psnr(mse: float, data_range: float) -> Score:
     return replace(score, value=10 * math.log10(data_range**2 / mse))
 
 
-def ssim(pairs: list[tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "h w"]]], data_range: float) -> Score:
-    """Return the mean SSIM of image pairs: Gaussian window of 1.5 px (11 px wide), K1 0.01, K2 0.03, edges left out."""
-    score = Score(None, "1", "higher", data_range)
-    if min(pairs[0][0].shape) < SSIM_WINDOW_PX:
-        return replace(score, reason=f"region_smaller_than_{SSIM_WINDOW_PX}_px")
-    if data_range == 0:
-        return replace(score, reason="range_zero")
-    values = [
-        structural_similarity(
-            first,
-            second,
-            gaussian_weights=True,
-            sigma=SSIM_SIGMA_PX,
-            use_sample_covariance=False,
-            data_range=data_range,
-        )
-        for first, second in pairs
-    ]
-    return replace(score, value=float(np.mean(values)))
+def _polar_pair(recon: Complex[np.ndarray, "h w"], truth: Complex[np.ndarray, "h w"]) -> tuple[_Polar, _Polar]:
+    """Return both images, their phases from the truth's circular mean phase."""
+    check_pair(recon, truth, what="image scores")
+    if truth.size < 2:
+        raise ValueError(f"the scored region has shape {truth.shape}; scores need at least 2 px")
+    (a, u), (b, v) = (_modulus_and_unit(image.astype(np.complex128)) for image in (recon, truth))
+    back = np.exp(-1j * np.angle(v.mean()))
+    u *= back
+    v *= back
+    return _Polar(a, u, np.angle(u)), _Polar(b, v, np.angle(v))
+
+
+def _amplitude_scores(recon: _Polar, truth: _Polar, similarity: Similarity) -> Scores:
+    """Return mae, mse, psnr, ssim, ms_ssim, pearson and contrast_ratio of the amplitudes; D = truth max - min (D54)."""
+    a, b = recon.amplitude, truth.amplitude
+    data_range = float(np.ptp(b))
+    flat = _is_amplitude_constant(truth)
+    difference = a - b
+    mse = float(np.vdot(difference, difference)) / difference.size
+    scores = {
+        "mae": Score(float(np.mean(np.abs(difference))), "1", "lower"),
+        "mse": Score(mse, "1", "lower"),
+        "psnr": psnr(mse, data_range),
+        **similarity([(a, b)], 0.0 if flat else data_range),
+        "pearson": _pearson(a, b),
+        "contrast_ratio": Score(None if flat else float(a.std() / b.std()), "1", "one"),
+    }
+    if flat:
+        needing = ("psnr", "ssim", "ms_ssim", "pearson", "contrast_ratio")
+        return scores | _without_value(scores, needing, "truth_amplitude_constant")
+    return scores
+
+
+def _phase_scores(recon: _Polar, truth: _Polar, similarity: Similarity) -> Scores:
+    """Return mae, mse, psnr, ssim, ms_ssim, pearson and contrast_ratio of the phases.
+
+    MAE, MSE and PSNR (D = 2 pi) take the wrapped difference; SSIM and MS-SSIM are the means of those of the cosine and of the
+    sine of the phase maps (D = 2, no wrapping); `contrast_ratio` is that of circular standard deviations. All are null when
+    the truth has no phase.
+    """
+    difference = recon.phase - truth.phase
+    difference -= 2 * math.pi * np.rint(difference / (2 * math.pi))
+    mse = float(np.vdot(difference, difference)) / difference.size
+    flat = _is_phase_constant(truth)
+    waves = [(recon.unit.real, truth.unit.real), (recon.unit.imag, truth.unit.imag)]
+    scores = {
+        "mae": Score(float(np.mean(np.abs(difference))), "rad", "lower"),
+        "mse": Score(mse, "rad^2", "lower"),
+        "psnr": psnr(mse, 2 * math.pi),
+        **similarity(waves, 2.0),
+        "pearson": _pearson(recon.phase, truth.phase),
+        "contrast_ratio": Score(None if flat else _circular_std(recon.unit) / _circular_std(truth.unit), "1", "one"),
+    }
+    return _without_value(scores, tuple(scores), "truth_phase_constant") if flat else scores
+
+
+def _modulus_and_unit(
+    image: Complex[np.ndarray, "h w"],
+) -> tuple[Float[np.ndarray, "h w"], Complex[np.ndarray, "h w"]]:
+    """Return |x| and exp(i arg x) of an image; the latter is 1 where x is 0."""
+    modulus = np.abs(image)
+    return modulus, np.divide(image, modulus, out=np.ones_like(image), where=modulus > 0)
+
+
+def _circular_std(unit: Complex128[np.ndarray, "h w"]) -> float:
+    resultant = float(np.abs(unit.mean()))
+    return math.sqrt(-2 * math.log(min(max(resultant, 1e-300), 1.0)))
+
+
+def _is_amplitude_constant(image: _Polar) -> bool:
+    return float(np.ptp(image.amplitude)) <= CONSTANT_AMPLITUDE * float(image.amplitude.max())
+
+
+def _is_phase_constant(image: _Polar) -> bool:
+    return float(np.ptp(image.phase)) < CONSTANT_PHASE_RAD
 
 
 def _pearson(recon: Float[np.ndarray, "h w"], truth: Float[np.ndarray, "h w"]) -> Score:
     score = Score(None, "1", "higher")
-    r, t = recon - recon.mean(), truth - truth.mean()
-    energy = float(np.vdot(r, r)) * float(np.vdot(t, t))
-    if energy == 0:
+    if any(float(np.ptp(image)) <= ROUNDING * max(float(image.max()), -float(image.min())) for image in (recon, truth)):
         return replace(score, reason="image_constant")
-    return replace(score, value=float(np.vdot(r, t)) / math.sqrt(energy))
+    r, t = recon - recon.mean(), truth - truth.mean()
+    return replace(score, value=float(np.vdot(r, t)) / math.sqrt(float(np.vdot(r, r)) * float(np.vdot(t, t))))
 
 
-def _nrmse(recon: Complex128[np.ndarray, "h w"], truth: Complex128[np.ndarray, "h w"]) -> Score:
-    energy = float(np.sum(np.abs(truth) ** 2))
+def _nrmse(recon: Complex[np.ndarray, "h w"], truth: Complex[np.ndarray, "h w"]) -> Score:
+    r, t = recon.astype(np.complex128), truth.astype(np.complex128)
+    energy = float(np.vdot(t, t).real)
     if energy == 0:
         return Score(None, "1", "lower", reason="truth_zero")
-    return Score(math.sqrt(float(np.sum(np.abs(recon - truth) ** 2)) / energy), "1", "lower")
+    return Score(math.sqrt(float(np.sum(np.abs(r - t) ** 2)) / energy), "1", "lower")
 
 
 def _without_value(scores: Scores, names: tuple[str, ...], reason: str) -> Scores:

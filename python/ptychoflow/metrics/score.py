@@ -19,7 +19,8 @@ class Score:
         range: the data range D that entered the formula (PSNR, SSIM), in the unit of the image; None without one.
         status: of a crossing: `crossed`, `never` (the value is a lower bound) or `starts_below`; None for other scores.
         reason: why there is no value.
-        settings: what else the value depends on, such as the number of scales of MS-SSIM; None without any.
+        settings: what else the value depends on, such as the number of scales of MS-SSIM or the window of
+            a Fourier ring correlation; None without any.
     """
 
     value: float | None
@@ -28,7 +29,7 @@ class Score:
     range: float | None = None
     status: str | None = None
     reason: str | None = None
-    settings: Mapping[str, float] | None = None
+    settings: Mapping[str, float | str] | None = None
 
     def record(self) -> dict[str, Any]:
         """Return the score as strict JSON holds it; optional ones only where there is one."""
