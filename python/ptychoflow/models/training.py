@@ -1,7 +1,8 @@
 """One training loop for every framework: epochs, validation, step size, checkpoints that survive SIGKILL.
 
 The order of the groups is a function of (seed, epoch) alone and a checkpoint holds everything else that the next step
-depends on, so a resumed run takes the same steps as an uninterrupted one (same machine, threads and precision).
+depends on, so a resumed run takes the same steps as an uninterrupted one (same machine, threads and precision). Snapshots
+of the weights go to the same store, before any later checkpoint, so a resumed run has them too.
 """
 
 import logging
@@ -35,6 +36,10 @@ class Backend(Protocol):
 
     def state(self) -> dict[str, np.ndarray]:
         """Return weights and optimizer state as arrays."""
+        ...
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Return the weights alone, as inference needs them."""
         ...
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
@@ -100,7 +105,7 @@ def fit(
         n_groups: rows of the train group table.
         config: epochs, batch size, step size and the rest.
         seed: decides the validation set and the order of the groups.
-        store: where checkpoints are kept.
+        store: where checkpoints and snapshots are kept.
         stop_requested: asked after every step; when true, a checkpoint is written first.
 
     Raises:
@@ -139,6 +144,10 @@ def fit(
             return Outcome(
                 progress, resumed_from, None, f"time limit of {config.max_seconds:g} s after epoch {progress.epoch}"
             )
+        if progress.epoch in config.snapshots and progress.epoch < config.epochs:
+            pause = time.monotonic()
+            store.keep(progress.epoch, backend.weights(), train_seconds=progress.seconds)
+            clock += time.monotonic() - pause  # measuring the run is not part of it
     return Outcome(progress, resumed_from, None)
 
 

@@ -40,15 +40,15 @@ def total_variation(patches: Complex64[Tensor, "b c rows cols"]) -> Float32[Tens
 def physics_loss(
     predicted: Float32[Tensor, "b c rows cols"],
     measured: Float32[Tensor, "b c rows cols"],
-    patches: Complex64[Tensor, "b c rows cols"],
+    objects: Complex64[Tensor, "b k rows cols"],
     *,
     config: TrainConfig,
     mean_counts: float,
 ) -> Float32[Tensor, ""]:
-    """Return the self-supervised loss of counts amplitudes (photons^1/2) `s X^` against `s X`."""
+    """Return the self-supervised loss of counts amplitudes (photons^1/2) `s X^` against `s X`, and of the local objects."""
     total = predicted.new_zeros(())
     if config.realspace_weight:
-        total = total + config.realspace_weight * total_variation(patches)
+        total = total + config.realspace_weight * total_variation(objects)
     if config.mae_weight:
         total = total + config.mae_weight * amplitude_mae(predicted, measured)
     if config.nll_weight:

@@ -1,14 +1,23 @@
 """The U-Net in PyTorch, built from the layer table of models/spec.py. It maps diffraction to complex object patches."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 from jaxtyping import Complex64, Float32
 from torch import Tensor, nn
 
 from ptychoflow.config import ModelConfig
-from ptychoflow.models.spec import NetworkSpec
+from ptychoflow.models.exchange import (
+    LOG_GAIN,
+    bias_name,
+    check_weights,
+    hwio_from_oihw,
+    kernel_name,
+    oihw_from_hwio,
+)
+from ptychoflow.models.spec import NetworkSpec, conv_table
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
@@ -78,16 +87,19 @@ class PatchNet(nn.Module):
         mask[quarter:-quarter, quarter:-quarter] = 0
         self.border_mask: Tensor
         self.register_buffer("border_mask", mask, persistent=False)
+        self.log_gain = nn.Parameter(torch.zeros(())) if config.trainable_scale else None
 
     def forward(self, x: Float32[Tensor, "b c n n"]) -> Complex64[Tensor, "b k n n"]:
         """Return amplitude * exp(i phase); amplitude by its head's activation, phase = pi tanh."""
-        code = self.encoder(x)
+        code = self.encoder(x if self.log_gain is None else x / torch.exp(self.log_gain))
         centre_amplitude, border_amplitude = self.amplitude(code)
         centre_phase, border_phase = self.phase(code)
         amplitude = ACTIVATIONS[self.config.amplitude_activation](centre_amplitude.float())
         phase = math.pi * torch.tanh(centre_phase.float())
-        limit = self.config.amplitude_limit
-        return torch.polar(limit * self._place(amplitude, border_amplitude), self._place(phase, border_phase))
+        amplitude = self.config.amplitude_limit * self._place(amplitude, border_amplitude)
+        phase = self._place(phase, border_phase)
+        # Not torch.polar: its gradient has the wrong sign where the amplitude is negative, as swish may be.
+        return torch.complex(amplitude * torch.cos(phase), amplitude * torch.sin(phase))
 
     def _place(self, centre: Tensor, border: Tensor | None) -> Tensor:
         """Return the N x N map: the centre padded with zeros, the border head's swish outside it."""
@@ -97,3 +109,35 @@ class PatchNet(nn.Module):
         if border is None:
             return placed
         return placed + nn.functional.silu(border.float()) * self.border_mask
+
+
+def _convs(network: PatchNet) -> dict[str, nn.Conv2d]:
+    """Return the convolutions by the names of the layer table: both list them in the order of the data."""
+    found = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    return {row.name: conv for row, conv in zip(conv_table(network.spec), found, strict=True)}
+
+
+def export_weights(network: PatchNet) -> dict[str, np.ndarray]:
+    """Return the weights by name and layout of models/exchange.py."""
+    arrays = {}
+    for name, conv in _convs(network).items():
+        arrays[kernel_name(name)] = hwio_from_oihw(conv.weight.detach().cpu().numpy())
+        arrays[bias_name(name)] = conv.bias.detach().cpu().numpy().copy()  # type: ignore[union-attr]
+    if network.log_gain is not None:
+        arrays[LOG_GAIN] = network.log_gain.detach().cpu().numpy().copy()
+    return arrays
+
+
+def import_weights(network: PatchNet, arrays: Mapping[str, np.ndarray]) -> None:
+    """Take over weights that `export_weights` of any framework has written.
+
+    Raises:
+        ContractError: they are not those of this network.
+    """
+    check_weights(arrays, network.spec, trainable_scale=network.config.trainable_scale)
+    with torch.no_grad():
+        for name, conv in _convs(network).items():
+            conv.weight.copy_(torch.from_numpy(oihw_from_hwio(arrays[kernel_name(name)])))
+            conv.bias.copy_(torch.from_numpy(arrays[bias_name(name)]))  # type: ignore[union-attr]
+        if network.log_gain is not None:
+            network.log_gain.copy_(torch.from_numpy(arrays[LOG_GAIN]))
