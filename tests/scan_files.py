@@ -14,9 +14,10 @@ N, M, SHAPE = 17, 40, (61, 83)
 
 
 def made_from(view: View, scan: Path) -> View:
-    """Return the view as PREPARE would have made it from this file: with the file's checksum."""
+    """Return the view as PREPARE would have made it from this file: with the file's checksum, and a split."""
     sha256 = sha256_file(scan)
-    return replace(view, metadata={**view.metadata, "scans": {"train": sha256, "test": sha256}})
+    facts = {"split": {"kind": "none"}, **view.metadata}
+    return replace(view, metadata={**facts, "scans": {"train": sha256, "test": sha256}})
 
 
 def scan_arrays(seed: int = 0) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from ptychoflow.arms import lsqml, lsqml_checks
 from ptychoflow.arms.status import write_status
 from ptychoflow.commands import lsqml as command
 from ptychoflow.config import LsqmlConfig
-from ptychoflow.data.storage import load_recon, read_json, save_scan, save_view
+from ptychoflow.data.storage import load_recon, load_snapshots, read_json, save_scan, save_view
 from ptychoflow.errors import ContractError, UnavailableError
 from ptychoflow.frames import Region, canvas_for
 from ptychoflow.physics.fourier import far_field_amplitude
@@ -31,6 +32,8 @@ SHAPE = (71, 84)
 BUMP_RC = (31.0, 47.0)
 PHOTONS = 7.25
 """Photons in one unit of amplitude squared in the scan files of these tests: not 1, so that a forgotten factor shows."""
+
+PIXEL_SIZE_M = 4.5e-8
 
 
 def sliced_amplitude(probe, object_, centres):
@@ -73,8 +76,8 @@ def landmark_object(shape=SHAPE, seed=5):
     return (1 - 0.25 * phase) * np.exp(1j * phase)
 
 
-def solve(amplitude, centres, probe, *, epochs, shape=SHAPE, batch=32):
-    config = LsqmlConfig(lsqml_epochs=epochs, lsqml_batch_size=batch)
+def solve(amplitude, centres, probe, *, epochs, shape=SHAPE, batch=32, snapshots=()):
+    config = LsqmlConfig(lsqml_epochs=epochs, lsqml_batch_size=batch, snapshots=snapshots)
     counts = (amplitude**2).astype(np.float32)
     topleft = centres - probe.shape[0] // 2
     return lsqml.reconstruct(counts, topleft, probe, shape=shape, config=config, device="cpu", seed=0)
@@ -129,6 +132,26 @@ def scenario_start(folder):
     amplitude = sliced_amplitude(probe, landmark_object(), centres)
     start = solve(amplitude, centres, probe, epochs=1)
     return {"spread": float(np.ptp(np.abs(start.object)) + np.ptp(np.angle(start.object))), "failure": start.failure}
+
+
+def scenario_snapshots(folder):
+    """One run that keeps states on its way, one that does not, and one that ends where the other kept a state."""
+    centres, probe = raster(8), defocused_probe()
+    amplitude = sliced_amplitude(probe, landmark_object(), centres)
+    kept = solve(amplitude, centres, probe, epochs=6, snapshots=(2, 5, 6, 9))
+    plain = solve(amplitude, centres, probe, epochs=6)
+    short = solve(amplitude, centres, probe, epochs=5)
+    return {
+        "epochs": [one.epochs for one in kept.snapshots],
+        "none": len(plain.snapshots),
+        "final": [digest(result.object, result.probe, result.weight, result.loss) for result in (kept, plain)],
+        "second": digest(kept.snapshots[0].object, kept.snapshots[0].probe),
+        "fifth": digest(kept.snapshots[1].object, kept.snapshots[1].probe),
+        "short": digest(short.object, short.probe),
+        "seconds": [one.seconds for one in kept.snapshots],
+        "expected": [kept.seconds["setup"] + sum(kept.epoch_seconds[:epochs].tolist()) for epochs in (2, 5)],
+        "run": [kept.seconds["run"], sum(kept.epoch_seconds.tolist())],
+    }
 
 
 def scenario_command(folder):
@@ -219,7 +242,7 @@ def digest(*arrays):
 def write_files(folder, amplitude, centres, probe, *, used, held, object_):
     folder.mkdir(parents=True, exist_ok=True)
     scale = np.sqrt(PHOTONS)
-    metadata = {"photons_per_intensity": PHOTONS, "object_role": "truth"}
+    metadata = {"photons_per_intensity": PHOTONS, "object_role": "truth", "pixel_size_m": PIXEL_SIZE_M}
     scan = Scan((amplitude / scale).astype(np.float32), centres, (probe / scale).astype(np.complex64),
                 np.zeros(len(centres), dtype=np.int64), object_.astype(np.complex64), metadata=metadata)  # fmt: skip
     save_scan(folder / "scan.npz", scan)
@@ -232,7 +255,7 @@ def write_files(folder, amplitude, centres, probe, *, used, held, object_):
 def run_command(folder, *, epochs, device="cpu"):
     meta = {"run_id": "c__lsqml__n32__s0", "label": "lsqml", "arm": "lsqml", "condition": "c", "n": N, "seed": 0}
     command.run(LsqmlConfig(lsqml_epochs=epochs), run_meta=meta, test_scan=folder / "scan.npz", view=folder / "view.npz",
-                device=device, out_dir=folder)  # fmt: skip
+                device=device, attempt=3, out_dir=folder)  # fmt: skip
 
 
 if __name__ == "__main__":
@@ -267,7 +290,7 @@ def child(folder, scenarios):
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
-    return child(tmp_path_factory.mktemp("quick"), "command,start")
+    return child(tmp_path_factory.mktemp("quick"), "command,start,snapshots")
 
 
 @pytest.fixture(scope="module")
@@ -298,9 +321,14 @@ def test_outputs_of_the_command(quick):
     folder = quick["folder"] / "command" / "truth"
     status, manifest = read_json(folder / "status.json"), read_json(folder / "manifest.json")
     assert (status["state"], status["stage"], status["effective_batch_size"]) == ("ok", "lsqml", 32)
+    assert status["attempt"] == 3
     assert set(status["seconds"]) == {"import", "setup", "run"}
-    assert set(manifest["outputs"]) == {"recon.npz", "history.csv"}
+    assert set(manifest["outputs"]) == {"recon.npz", "snapshots.npz", "history.csv"}
     recon = load_recon(folder / "recon.npz")
+    assert recon.pixel_size_m == PIXEL_SIZE_M
+    cost = recon.metadata["cost"]
+    assert (cost["epochs"], cost["train_seconds"]) == (25, 0)
+    assert cost["reconstruct_seconds"] == pytest.approx(status["seconds"]["setup"] + status["seconds"]["run"], abs=1e-5)
     centres = raster()
     n_used = len(centres) - len(range(0, len(centres), 9))
     assert manifest["facts"]["n_frames"] == recon.metadata["n_frames"] == n_used
@@ -310,6 +338,51 @@ def test_outputs_of_the_command(quick):
     lines = (folder / "history.csv").read_text().splitlines()
     assert lines[0] == "epoch,loss,seconds"
     assert len(lines) == 26
+
+
+def test_snapshots_of_the_command_are_states_in_the_file_s_unit(quick):
+    """Oracle: the history file's epoch times, and the scale between the final probe in counts and in the file."""
+    folder = quick["folder"] / "command" / "truth"
+    recon, kept = load_recon(folder / "recon.npz"), load_snapshots(folder / "snapshots.npz")
+    assert kept.epochs.tolist() == [1, 2, 5, 10, 20]
+    assert kept.canvas == recon.canvas
+    assert kept.objects.shape[1:] == recon.object.shape
+    assert np.abs(kept.objects[0] - kept.objects[0, 0, 0]).max() == 0  # the first pass only rescales the probe
+    distance = [np.linalg.norm(object_ - recon.object) for object_ in kept.objects]
+    assert distance == sorted(distance, reverse=True)
+    assert (kept.train_seconds == 0).all()
+    seconds = np.loadtxt(folder / "history.csv", delimiter=",", skiprows=1)[:, 2]
+    expected = recon.metadata["seconds"]["setup"] + np.cumsum(seconds)[kept.epochs - 1]
+    np.testing.assert_allclose(kept.reconstruct_seconds, expected, atol=1e-4)
+    power = (np.abs(kept.probes) ** 2).sum(axis=(1, 2, 3)) / (np.abs(recon.probe) ** 2).sum()
+    assert power[-1] == pytest.approx(1, rel=0.02)
+
+
+def test_a_snapshot_changes_nothing_and_is_what_a_shorter_run_ends_with(quick):
+    """Oracle of a kept state: another run that was told to stop there. Bytes, on one thread."""
+    found = quick["snapshots"]
+    assert found["epochs"] == [2, 5]  # 6 is the end, 9 was never reached
+    assert found["none"] == 0
+    assert found["final"][0] == found["final"][1]
+    assert found["fifth"] == found["short"] != found["second"]
+    assert found["seconds"] == pytest.approx(found["expected"])
+    assert found["run"][0] == pytest.approx(found["run"][1])
+
+
+def test_where_a_plateau_ends_the_run_is_the_result_and_no_snapshot():
+    """A loss that falls for 5 epochs and then stays ends after 30, by the least number of epochs."""
+    done = []
+
+    def run(n_epochs):
+        done.append(max(10.0 - len(done), 5.0))
+
+    table = {"loss": SimpleNamespace(iloc=done)}
+    task = SimpleNamespace(run=run, reconstructor=SimpleNamespace(loss_tracker=SimpleNamespace(table=table)))
+    config = LsqmlConfig(lsqml_epochs=50, lsqml_plateau_stop=True, snapshots=(7, 30, 40))
+    loss, seconds, stopped, kept = lsqml._iterate(task, config, lambda: (np.full(3, len(done)), np.zeros(2)))
+    assert (len(loss), len(seconds), stopped) == (30, 30, "plateau")
+    assert list(kept) == [7]
+    assert kept[7][0].tolist() == [7, 7, 7]
 
 
 def test_a_scientific_failure_is_data(quick):

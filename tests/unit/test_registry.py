@@ -25,14 +25,15 @@ def altered(tmp_path, change):
 
 
 def test_the_shipped_arms_are_those_of_this_step(registry):
-    assert registry.ids == ["pinn_torch", "baseline_torch", "lsqml"]
+    assert registry.ids == ["pinn_torch", "baseline_torch", "lsqml", "pinn", "baseline"]
     assert [arm.id for arm in registry.select(None)] == ["pinn_torch", "lsqml"]
-    assert len({arm.colour for arm in registry.arms}) == 3
+    assert registry.imported.id == "imported"
+    assert len({arm.colour for arm in registry.arms}) == len(registry.arms) == 6
 
 
 def test_select_keeps_the_order_asked_for_and_knows_all(registry):
     assert [arm.id for arm in registry.select(("lsqml", "pinn_torch"))] == ["lsqml", "pinn_torch"]
-    assert registry.select(("all",)) == registry.arms
+    assert [arm.id for arm in registry.select(("all",))] == registry.ids
 
 
 def test_unknown_arms_are_named_together_with_the_nearest(registry):
@@ -43,7 +44,22 @@ def test_unknown_arms_are_named_together_with_the_nearest(registry):
     assert "'pin_torch' (did you mean 'pinn_torch'?)" in message
     assert "'lsqlm' (did you mean 'lsqml'?)" in message
     assert "'zzz'" in message
-    assert "known are pinn_torch, baseline_torch, lsqml, all (alone)" in message
+    assert "known are pinn_torch, baseline_torch, lsqml, pinn, baseline, all (alone)" in message
+
+
+def test_imported_is_no_model_and_the_error_says_what_to_do(registry):
+    with pytest.raises(UsageError) as caught:
+        registry.select(("imported", "lsqlm"))
+    message = str(caught.value)
+    assert "'imported' makes no reconstruction: give yours in a sheet with --from evaluate" in message
+    assert "unknown 'lsqlm' (did you mean 'lsqml'?); known are pinn_torch, baseline_torch, lsqml, pinn" in message
+    assert registry.imported.refusal(n=65, gridsize=3, has_truth=False, split="none", guard_px=0.0) is None
+
+
+def test_a_registry_without_imported_cannot_start_at_the_scoring(tmp_path):
+    registry = load_registry(altered(tmp_path, lambda c: c["arms"].pop()))
+    with pytest.raises(UsageError, match=r"needs one arm of kind 'imported' in the registry, it has 0"):
+        _ = registry.imported
 
 
 @pytest.mark.parametrize(
@@ -51,7 +67,7 @@ def test_unknown_arms_are_named_together_with_the_nearest(registry):
     [
         ("pinn_torch", {}, None),
         ("pinn_torch", {"n": 96}, "N = 96 is not supported by pinn_torch, which takes 64, 128, 256"),
-        ("pinn_torch", {"gridsize": 2}, "gridsize 2 is not supported by pinn_torch, which takes 1"),
+        ("pinn_torch", {"gridsize": 3}, "gridsize 3 is not supported by pinn_torch, which takes 1, 2"),
         ("pinn_torch", {"has_truth": False, "split": "none"}, None),
         ("baseline_torch", {}, None),
         ("baseline_torch", {"has_truth": False}, "learns from the true object"),
@@ -69,7 +85,9 @@ def test_refusal_says_what_an_arm_cannot_take(registry, arm, data, expected):
 
 
 def test_labels_carry_the_gridsize_of_trained_arms_only(registry):
-    assert [arm.label(2) for arm in registry.arms] == ["pinn_torch_gs2", "baseline_torch_gs2", "lsqml"]
+    assert [arm.label(2) for arm in registry.selectable] == [
+        *("pinn_torch_gs2", "baseline_torch_gs2", "lsqml", "pinn_gs2", "baseline_gs2"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +96,7 @@ def test_labels_carry_the_gridsize_of_trained_arms_only(registry):
         (lambda c: c["arms"][0].update(kinds="train"), "arm 1 ('pinn_torch'): unknown option 'kinds'"),
         (lambda c: c["arms"][1].update(gpu="maybe"), "arm 2 ('baseline_torch'): option 'gpu'"),
         (lambda c: c["arms"][2].update(id="pinn_torch"), "arm ids occur twice: pinn_torch"),
-        (lambda c: c["arms"].append("lsqml"), "arm 4: expected an object"),
+        (lambda c: c["arms"].append("lsqml"), "arm 7: expected an object"),
         (lambda c: c.update(schema_version=2), "expected {'schema_version': 1"),
         (lambda c: c.update(arms=[]), "at least one arm"),
     ],

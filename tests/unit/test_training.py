@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from ptychoflow.arms import neural
 from ptychoflow.commands import prepare as prepare_command
@@ -23,6 +24,7 @@ from ptychoflow.data.normalize import network_input
 from ptychoflow.data.storage import load_recon, load_scan, load_view, read_json, save_scan
 from ptychoflow.errors import ContractError, TransientError
 from ptychoflow.frames import Canvas, Region
+from ptychoflow.models.torch import backend as torch_backend
 from ptychoflow.models.training import fit, split_validation
 from ptychoflow.physics.patches import gather
 from ptychoflow.records import FrameSet, Normalization, Recon, View
@@ -49,6 +51,9 @@ class Quadratic:
         return loss
 
     def state(self):
+        return {"w": self.w}
+
+    def weights(self):
         return {"w": self.w}
 
     def load_state(self, state):
@@ -170,7 +175,8 @@ def train_once(root: Path, out: Path, *, supervised: bool = False, epochs: int =
     meta = {**META, "arm": "baseline_torch" if supervised else "pinn_torch"}
     config = TrainConfig(epochs=epochs, mae_weight=1, nll_weight=0, precision="fp32", **options)
     train_command.run(
-        run_meta=meta, model=SMALL, config=config, supervised=supervised, train_scan=root / "train.npz", view=root / "view.npz",
+        run_meta=meta, model=SMALL, config=config, backend="torch", supervised=supervised,
+        train_scan=root / "train.npz", view=root / "view.npz",
         device="cpu", checkpoint_dir=out / "checkpoints", attempt=1, out_dir=out,
     )  # fmt: skip
     reconstruct_command.run(
@@ -197,7 +203,7 @@ def test_a_diverged_training_is_data_with_manifest_and_without_model(prepared, t
     """D36, T10: with a step of 1e30 the loss overflows; the command returns, status.json has step and groups."""
     config = TrainConfig(epochs=3, mae_weight=1, nll_weight=0, precision="fp32", learning_rate=1e30)
     train_command.run(
-        run_meta=META, model=SMALL, config=config, supervised=False, train_scan=prepared / "train.npz",
+        run_meta=META, model=SMALL, config=config, backend="torch", supervised=False, train_scan=prepared / "train.npz",
         view=prepared / "view.npz", device="cpu", checkpoint_dir=tmp_path / "checkpoints", attempt=1, out_dir=tmp_path,
     )  # fmt: skip
     status = read_json(tmp_path / "status.json")
@@ -244,10 +250,10 @@ def with_oracle(monkeypatch, root: Path, change=lambda patches: patches) -> None
     patches = gather(scan.object, scan.positions_rc_px, scan.n) / np.float32(view.normalization.object_scale)
 
     def predict(_network, x, _runtime):
-        frames = (x.reshape(len(x), -1) @ known.T).argmax(axis=1)
-        return change(patches[frames][:, None])
+        frames = (x.reshape(*x.shape[:2], -1) @ known.T).argmax(axis=-1)
+        return change(patches[frames])
 
-    monkeypatch.setattr(neural, "predict_patches", predict)
+    monkeypatch.setattr(torch_backend, "predict_patches", predict)
 
 
 def test_an_oracle_network_gives_the_object_back(prepared, tmp_path, monkeypatch):
@@ -270,6 +276,30 @@ def test_an_oracle_network_gives_the_object_back(prepared, tmp_path, monkeypatch
     scores = read_json(tmp_path / "patch_metrics.json")
     assert scores["mae_amp"]["value"] < 1e-4
     assert scores["gauge"]["modulus"] == pytest.approx(1, rel=1e-4)
+
+
+@pytest.mark.parametrize("gridsize", [1, 2])
+def test_true_patches_at_sub_pixel_positions_give_the_object_back(tmp_path, monkeypatch, gridsize):
+    """A non-square object, positions off the raster, patches of every member of every group: all fall into place."""
+    common = {"kind": "lines", "n": 64, "size": 91, "size_cols": 103, "dose": "1e6", "phase": "independent"}
+    for name, stream in (("train", 1), ("test", 2)):
+        scan = simulate_scan(SimulateConfig(**common, step_px=9.0, jitter_px=2.0, object_stream=stream), None)
+        # Two bilinear interpolations blur lines of one pixel; a smooth object is told from a misplaced one.
+        save_scan(tmp_path / f"{name}.npz", replace(scan, object=gaussian_filter(scan.object, 1.5)))
+    files = {"train_scan": tmp_path / "train.npz", "test_scan": tmp_path / "test.npz"}
+    prepare_command.run(PrepareConfig(split="scans", gridsize=gridsize), view_id="v", **files, out_dir=tmp_path)
+    with_oracle(monkeypatch, tmp_path)
+    train_once(tmp_path, tmp_path, epochs=1)
+    recon, view, scan = (
+        load_recon(tmp_path / "recon.npz"), load_view(tmp_path / "view.npz"), load_scan(tmp_path / "test.npz"),
+    )  # fmt: skip
+    assert view.gridsize == gridsize
+    region = view.score_regions[0]
+    got = recon.object[recon.canvas.slices_of(region)].ravel()
+    want = scan.object[region.r0 : region.r1, region.c0 : region.c1].ravel()
+    got, want = got - got.mean(), want - want.mean()
+    assert abs(np.vdot(got, want)) / (np.linalg.norm(got) * np.linalg.norm(want)) > 0.999
+    assert recon.metadata["n_groups"] == len(view.test.groups)
 
 
 def test_a_prediction_that_is_not_finite_is_a_failed_run_and_no_mean(prepared, tmp_path, monkeypatch):
@@ -376,46 +406,60 @@ def test_another_probe_or_scale_is_refused_and_another_exposure_divided_out(prep
     assert "probe is not the one" in overridden.recon.metadata["overridden"][0]
 
 
-def command_line(root: Path, out: Path, config: TrainConfig) -> list[str]:
+def command_line(root: Path, out: Path, config: TrainConfig, checkpoints: Path) -> list[str]:
     run = {**META, "supervised": False, "config": {"model": asdict(SMALL), "train": asdict(config)}}
     return [
         sys.executable, "-m", "ptychoflow.cli", "train", "--run", json.dumps(run), "--train-scan", str(root / "train.npz"),
-        "--view", str(root / "view.npz"), "--checkpoint-dir", str(out / "checkpoints"), "--out", str(out),
+        "--view", str(root / "view.npz"), "--checkpoint-dir", str(checkpoints), "--out", str(out),
     ]  # fmt: skip
 
 
 @pytest.mark.slow
 def test_sigkill_at_random_steps_loses_nothing(prepared, tmp_path):
-    """SIGKILL to the process group at three random moments: the weights equal an uninterrupted run's, bit by bit."""
+    """SIGKILL to the process group at three random moments, each try in a task folder of its own: the final weights and
+    the snapshots equal an uninterrupted run's, bit by bit.
+    """
     config = TrainConfig(epochs=10, mae_weight=1, nll_weight=0, precision="fp32", checkpoint_every_s=0)
     env = {**os.environ, "PYTHONPATH": str(PYTHON), "OMP_NUM_THREADS": "2"}
-    whole = tmp_path / "whole"
-    subprocess.run(command_line(prepared, whole, config), env=env, check=True, capture_output=True)
-    killed, log = tmp_path / "killed", tmp_path / "log"
+    whole, kept = tmp_path / "whole", tmp_path / "kept"
+    subprocess.run(
+        command_line(prepared, whole, config, tmp_path / "whole_kept"), env=env, check=True, capture_output=True
+    )
+    log = tmp_path / "log"
     rng = np.random.default_rng()
     resumed = []
-    for _ in range(3):
+    for k in range(3):
         with log.open("w") as stream:
             process = subprocess.Popen(
-                command_line(prepared, killed, config), env=env, stderr=stream, start_new_session=True
+                command_line(prepared, tmp_path / f"try_{k}", config, kept),
+                env=env,
+                stderr=stream,
+                start_new_session=True,
             )
-        before = newest_step(killed)
+        before = newest_step(kept)
         wanted = before + int(rng.integers(2, 9))
         deadline = time.monotonic() + 120
-        while newest_step(killed) < wanted and process.poll() is None and time.monotonic() < deadline:
+        while newest_step(kept) < wanted and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         resumed += [line for line in log.read_text().splitlines() if "resumed from step" in line]
-    last = subprocess.run(command_line(prepared, killed, config), env=env, check=True, capture_output=True, text=True)
+    last_try = tmp_path / "last"
+    last = subprocess.run(
+        command_line(prepared, last_try, config, kept), env=env, check=True, capture_output=True, text=True
+    )
     resumed += [line for line in last.stderr.splitlines() if "resumed from step" in line]
     assert len(resumed) == 3
-    sha = [read_json(out / "model" / "card.json")["weights_sha256"] for out in (whole, killed)]
-    assert sha[0] == sha[1]
+    cards = [read_json(out / "model" / "card.json") for out in (whole, last_try)]
+    assert cards[0]["weights_sha256"] == cards[1]["weights_sha256"]
+    assert [[entry["epoch"] for entry in card["snapshots"]] for card in cards] == [[1, 2, 5]] * 2
+    for entry in cards[0]["snapshots"]:
+        files = [(out / "model" / entry["file"]).read_bytes() for out in (whole, last_try)]
+        assert files[0] == files[1]
 
 
-def newest_step(out: Path) -> int:
-    steps = [int(path.stem.removeprefix("step-")) for path in out.glob("checkpoints/*/step-*.npz")]
+def newest_step(checkpoints: Path) -> int:
+    steps = [int(path.stem.removeprefix("step-")) for path in checkpoints.glob("*/step-*.npz")]
     return max(steps, default=0)
 
 

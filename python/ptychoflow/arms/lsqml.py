@@ -49,6 +49,21 @@ LOG_EVERY = 10
 
 
 @dataclass(frozen=True)
+class LsqmlSnapshot:
+    """Object and probe on their way, as `LsqmlResult` has them at the end.
+
+    Attributes:
+        epochs: passes done.
+        seconds: wall time of setup and of the passes up to there, without that of copying, s.
+    """
+
+    epochs: int
+    seconds: float
+    object: Complex64[np.ndarray, "h w"]
+    probe: Complex64[np.ndarray, "1 n n"]
+
+
+@dataclass(frozen=True)
 class LsqmlResult:
     """What one reconstruction gave.
 
@@ -59,8 +74,9 @@ class LsqmlResult:
         loss: (epochs,) float64 mean squared error of sqrt(counts), a mean over the batches while they update.
         epoch_seconds: (epochs,) float64 wall time, s.
         failure: None, or why the result must not be used.
-        seconds: wall time of `import`, `setup` and `run`, s.
+        seconds: wall time of `import`, `setup` and `run` (the passes), s.
         facts: JSON-ready record: options, scale factors, offset, epochs, stop reason, orientation check, versions.
+        snapshots: states after fewer epochs, by epoch.
     """
 
     object: Complex64[np.ndarray, "h w"]
@@ -71,6 +87,7 @@ class LsqmlResult:
     failure: str | None
     seconds: dict[str, float]
     facts: dict[str, Any]
+    snapshots: tuple[LsqmlSnapshot, ...]
 
 
 @dataclass(frozen=True)
@@ -101,7 +118,7 @@ def reconstruct(
         topleft_rc_px: (M, 2) canvas coordinate of patch pixel (0, 0), fractions allowed, px.
         probe: (N, N) initial probe in the orthonormal convention; its scale is free.
         shape: (H, W) of the canvas, which must hold every patch.
-        config: epochs, batch size, plateau stop.
+        config: epochs, batch size, plateau stop, epochs to keep.
         device: `cpu` or `cuda`.
         seed: root seed; the order of the batches does not depend on it (measured), so replicates need other data.
 
@@ -136,25 +153,28 @@ def reconstruct(
             "opr_mode_weights_data": np.ones((len(local), 1), dtype=np.float32),
         }
         with ptychi.task(options, **task_arrays) as task:
-            ready = time.perf_counter()
-            loss, epoch_seconds, stopped = _iterate(task, config)
-            # Leaving the task deletes its arrays: read them here.
-            object_ = np.asarray(task.get_data_to_cpu("object", as_numpy=True)[0], dtype=np.complex64)
-            refined = np.asarray(task.get_data_to_cpu("probe", as_numpy=True)[0] * n, dtype=np.complex64)
-    finished = time.perf_counter()
+            setup_seconds = time.perf_counter() - started
 
-    # The crop is whole pixels: no resampling and no gauge is taken out here, evaluation does that for every arm alike.
-    cropped = object_[offset[0] : offset[0] + shape[0], offset[1] : offset[1] + shape[1]].copy()
+            def now() -> tuple[np.ndarray, np.ndarray]:
+                """Return copies of object and probe, which the task deletes when it is left."""
+                # The crop is whole pixels: nothing is resampled and no gauge taken out; evaluation does that for every arm.
+                window = np.s_[offset[0] : offset[0] + shape[0], offset[1] : offset[1] + shape[1]]
+                object_ = task.get_data_to_cpu("object", as_numpy=True)[0][window].astype(np.complex64)
+                return object_, (task.get_data_to_cpu("probe", as_numpy=True)[0] * n).astype(np.complex64)
+
+            loss, epoch_seconds, stopped, kept = _iterate(task, config, now)
+            object_, refined = now()
+
     levels = reference_losses(intensity_counts, seed=seed)
-    failure, orientation = verdict(cropped, refined, loss, levels)
+    failure, orientation = verdict(object_, refined, loss, levels)
     return LsqmlResult(
-        object=cropped,
+        object=object_,
         weight=coverage(topleft_rc_px, probe, shape),
         probe=refined,
         loss=loss,
         epoch_seconds=epoch_seconds,
         failure=failure,
-        seconds={"import": ptychi.import_seconds, "setup": ready - started, "run": finished - ready},
+        seconds={"import": ptychi.import_seconds, "setup": setup_seconds, "run": float(epoch_seconds.sum())},
         facts={
             "options": _plain(options.get_dict()),
             "probe_prescale": prescale,
@@ -172,19 +192,31 @@ def reconstruct(
             "torchvision": importlib.metadata.version("torchvision"),
             "torchvision_remedy": ptychi.operators is not None,
         },
+        snapshots=tuple(
+            LsqmlSnapshot(epochs, setup_seconds + float(epoch_seconds[:epochs].sum()), *arrays)
+            for epochs, arrays in kept.items()
+        ),
     )
 
 
-def _iterate(task: Any, config: LsqmlConfig) -> tuple[np.ndarray, np.ndarray, str]:
-    """Run epoch by epoch; return losses, wall times (s) and why it stopped."""
+def _iterate(
+    task: Any, config: LsqmlConfig, now: Callable[[], tuple[np.ndarray, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray, str, dict[int, tuple[np.ndarray, np.ndarray]]]:
+    """Run epoch by epoch; return losses, wall times (s), why it stopped, and what `now` gave after each epoch to keep.
+
+    The last epoch done, whichever that turns out to be, is the result and not kept.
+    """
     loss: list[float] = []
     seconds: list[float] = []
+    kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     stopped = "epochs done"
     while len(loss) < config.lsqml_epochs:
         started = time.perf_counter()
         task.run(1)
         loss.append(float(task.reconstructor.loss_tracker.table["loss"].iloc[-1]))
         seconds.append(time.perf_counter() - started)
+        if len(loss) in config.snapshots and len(loss) < config.lsqml_epochs:
+            kept[len(loss)] = now()
         if len(loss) % LOG_EVERY == 0 or len(loss) == config.lsqml_epochs:
             pace = np.mean(seconds[-LOG_EVERY:])
             logger.info("epoch %d/%d: loss %.5g, %.3g s per epoch", len(loss), config.lsqml_epochs, loss[-1], pace)
@@ -194,7 +226,8 @@ def _iterate(task: Any, config: LsqmlConfig) -> tuple[np.ndarray, np.ndarray, st
         if config.lsqml_plateau_stop and plateau_reached(loss):
             stopped = "plateau"
             break
-    return np.array(loss, dtype=np.float64), np.array(seconds, dtype=np.float64), stopped
+    kept.pop(len(loss), None)
+    return np.array(loss, dtype=np.float64), np.array(seconds, dtype=np.float64), stopped, kept
 
 
 def _options(api: Any, config: LsqmlConfig, *, n: int, device: str, seed: int) -> Any:

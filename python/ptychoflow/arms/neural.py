@@ -1,42 +1,42 @@
-"""The neural arms on the PyTorch back end: train on a view, reconstruct a scan.
+"""The neural arms on either framework: train on a view, reconstruct a scan.
 
-`pinn_torch` never receives an object; `baseline_torch` receives object patches of the train scan as labels.
+The physics arms (`pinn`, `pinn_torch`) never receive an object; the supervised ones (`baseline`, `baseline_torch`) receive
+object patches of the train scan as labels. A group of C frames gives C patches at its members' positions, or, without
+`object_big`, one at the group's centre. The frameworks answer to the same names (models/torch, models/tf) and never share a
+process: only the one asked for is imported.
 """
 
 import hashlib
+import importlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Complex64, Float64, Int64
+from jaxtyping import Complex64, Float32, Float64, Int64
 
 from ptychoflow.config import ModelConfig, TrainConfig, parse
 from ptychoflow.data.checkpoints import CheckpointStore
 from ptychoflow.data.normalize import network_input
-from ptychoflow.errors import ContractError
+from ptychoflow.errors import ContractError, NumericalError, UsageError, nearest
 from ptychoflow.imaging.stitch import Stitcher
+from ptychoflow.models.forward import member_offsets, padding_px
 from ptychoflow.models.spec import network_spec, parameter_count
-from ptychoflow.models.torch.backend import (
-    PhysicsBackend,
-    Runtime,
-    SupervisedBackend,
-    build_network,
-    choose_runtime,
-    load_weights,
-    predict_patches,
-    save_weights,
-    weights_sha256,
-)
 from ptychoflow.models.training import Outcome, fit
 from ptychoflow.physics.patches import gather
-from ptychoflow.records import Recon, Scan, View
+from ptychoflow.records import Recon, Scan, Snapshots, View
 
 logger = logging.getLogger(__name__)
+
+FRAMEWORKS = {"torch": "ptychoflow.models.torch.backend", "tensorflow": "ptychoflow.models.tf.backend"}
+"""Where each back end of the registry lives."""
+
+SUFFIXES = {"torch": ".pt", "tensorflow": ".weights.h5"}
+"""Each framework's own format of weights."""
 
 SAMPLED_PATCHES = 512
 """Patches kept for the patch metrics, evenly spaced over the scan."""
@@ -70,11 +70,33 @@ def exposure_ratio(trained: Complex64[np.ndarray, "n n"], probe: Complex64[np.nd
     return float(abs(factor)), float(np.linalg.norm(b - factor * a) / np.linalg.norm(b))
 
 
+def framework(backend: str) -> Any:
+    """Return the module behind a back end of the registry; the framework is imported at the first call.
+
+    Raises:
+        UsageError: there is no such back end.
+    """
+    if backend not in FRAMEWORKS:
+        raise UsageError(
+            f"unknown backend '{backend}'{nearest(backend, list(FRAMEWORKS))}; known are {', '.join(FRAMEWORKS)}"
+        )
+    return importlib.import_module(FRAMEWORKS[backend])
+
+
+def patch_positions(
+    positions_rc_px: Float64[np.ndarray, "m 2"], groups: Int64[np.ndarray, "b c"], n_patches: int
+) -> Float64[np.ndarray, "b k 2"]:
+    """Return where a group's patches lie: at its members, or, of a single patch, at the middle of the members, px."""
+    members = positions_rc_px[groups]
+    return members if n_patches == groups.shape[1] else members.mean(axis=1, keepdims=True)
+
+
 def train(
     scan: Scan,
     view: View,
     *,
     arm: str,
+    backend: str,
     supervised: bool,
     model: ModelConfig,
     config: TrainConfig,
@@ -84,21 +106,20 @@ def train(
     model_dir: Path,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> Trained:
-    """Train one network on the train groups of a view; weights and probe are written only when training succeeded.
+    """Train one network on the train groups of a view; weights, probe and snapshots are written only when training succeeded.
 
     Raises:
         ContractError: unsupported N, or a supervised arm without a true object.
         UnavailableError: the device is not there.
     """
     spec = network_spec(scan.n, view.gridsize, model)
-    runtime = choose_runtime(device, config.precision)
-    network = build_network(spec, model, runtime, seed=seed)
+    module = framework(backend)
+    runtime = module.choose_runtime(device, config.precision)
+    network = module.build_network(spec, model, runtime, seed=seed)
     groups, normalization = view.train.groups, view.normalization
 
     def input_of(batch: Int64[np.ndarray, "b"]) -> np.ndarray:
-        frames = groups[batch]
-        flat = network_input(scan.amplitude[frames.ravel()], normalization)
-        return flat.reshape(*frames.shape, scan.n, scan.n)
+        return _frames(scan, groups[batch], view)
 
     if supervised:
         if scan.object is None or scan.object_role != "truth":
@@ -108,17 +129,28 @@ def train(
         labels = scan.object / np.float32(normalization.object_scale)
 
         def label_of(batch: Int64[np.ndarray, "b"]) -> np.ndarray:
-            return gather(labels, scan.positions_rc_px[groups[batch, 0]], scan.n)[:, None]
+            at = patch_positions(scan.positions_rc_px, groups[batch], spec.channels_out)
+            return gather(labels, at.reshape(-1, 2), scan.n).reshape(*at.shape[:2], scan.n, scan.n)
 
-        backend: Any = SupervisedBackend(network, runtime, config, input_of, label_of=label_of)
+        learner = module.SupervisedBackend(network, runtime, config, input_of, label_of=label_of)
     else:
-        backend = PhysicsBackend(network, runtime, config, input_of, probe=scan.probe, normalization=normalization)
-    outcome = fit(backend, len(groups), config, seed=seed, store=store, stop_requested=stop_requested)
+        offsets = member_offsets(scan.positions_rc_px, groups)
+        learner = module.PhysicsBackend(
+            network, runtime, config, input_of,
+            offsets_of=lambda batch: offsets[batch], probe=scan.probe, normalization=normalization,
+            pad_px=padding_px(offsets, jitter_px=model.extraction_jitter_px), seed=seed,
+        )  # fmt: skip
+    outcome = fit(learner, len(groups), config, seed=seed, store=store, stop_requested=stop_requested)
+    snapshots: list[dict[str, Any]] = []
+    weights = f"weights{SUFFIXES[backend]}"
     if outcome.reason is None:
-        save_weights(network, model_dir / "weights.pt")
+        module.save_weights(network, model_dir / weights)
         np.save(model_dir / "probe.npy", scan.probe)
+        snapshots = _write_snapshots(store, model_dir, backend, epochs=outcome.progress.epoch)
     card = {
         "arm": arm,
+        "backend": backend,
+        "weights": weights,
         "spec": asdict(spec),
         "model": asdict(model),
         "train": asdict(config),
@@ -133,13 +165,29 @@ def train(
         "precision": runtime.precision,
         "device": device,
         "threads": runtime.threads,
-        "weights_sha256": weights_sha256(network),
+        "weights_sha256": module.weights_sha256(network),
         "epochs": outcome.progress.epoch,
         "steps": outcome.progress.step,
         "stopped": outcome.stopped,
         "seconds": outcome.progress.seconds,
+        "snapshots": snapshots,
     }
     return Trained(outcome, card)
+
+
+def _write_snapshots(store: CheckpointStore, model_dir: Path, backend: str, *, epochs: int) -> list[dict[str, Any]]:
+    """Write the kept weights as `snapshots/epoch_00005.<suffix>` into the model; return what the card says of them.
+
+    A try that was killed may have come further than the one that then ran into the time limit: only epochs below `epochs` count.
+    """
+    entries = []
+    for kept in store.kept():
+        if kept.epoch < epochs:
+            file = f"snapshots/epoch_{kept.epoch:05d}{SUFFIXES[backend]}"
+            (model_dir / "snapshots").mkdir(exist_ok=True)
+            framework(backend).write_weights(kept.weights, model_dir / file)
+            entries.append({"epoch": kept.epoch, "train_seconds": kept.train_seconds, "file": file})
+    return entries
 
 
 def check_card(card: dict[str, Any], probe: Complex64[np.ndarray, "n n"], scan: Scan, view: View) -> list[str]:
@@ -167,12 +215,13 @@ def check_card(card: dict[str, Any], probe: Complex64[np.ndarray, "n n"], scan: 
 
 @dataclass(frozen=True)
 class Reconstructed:
-    """A stitched object, and a sample of single patches for the patch metrics."""
+    """A stitched object, a sample of single patches for the patch metrics, and the object after earlier epochs."""
 
     recon: Recon
     sample_patches: Complex64[np.ndarray, "s n n"]
     sample_positions_rc_px: Float64[np.ndarray, "s 2"]
     seconds: float
+    snapshots: Snapshots | None
 
 
 def reconstruct(
@@ -188,68 +237,120 @@ def reconstruct(
 ) -> Reconstructed:
     """Reconstruct the test frames of a view: predict and stitch batch by batch, so memory is one canvas and one batch.
 
-    The object never enters: only frames, positions, probe and weights do.
+    The object never enters: only frames, positions, probe and weights do. Each snapshot of the model takes the same path as
+    the final weights and is timed alone; the final ones go first, so their time alone holds what a first call costs.
 
     Raises:
         ContractError: scan or view are not what the model was trained for, unless `allow_mismatch`, which is recorded.
-        NumericalError: a predicted patch is not finite.
+        DeviceMemoryError: the GPU is too small for this batch size.
+        NumericalError: a patch predicted with the final weights is not finite.
     """
     trained_probe = np.load(model_dir / "probe.npy")
     problems = check_card(card, trained_probe, scan, view)
     if problems and not allow_mismatch:
         raise ContractError("; ".join(problems) + " (allow_mismatch goes on all the same and records it)")
     model = parse(ModelConfig, card["model"], what="model/card.json")
-    runtime = choose_runtime(device, precision)
-    network = build_network(network_spec(card["n"], card["gridsize"], model), model, runtime, seed=0)
-    load_weights(network, model_dir / "weights.pt")
+    module = framework(card["backend"])
+    runtime = module.choose_runtime(device, precision)
+    network = module.build_network(network_spec(card["n"], card["gridsize"], model), model, runtime, seed=0)
     exposure = exposure_ratio(trained_probe, scan.probe)[0] if card["n"] == scan.n else 1.0
-    frames = view.test.frames
-    stitcher = Stitcher(scan.positions_rc_px[frames], scan.probe)
-    every = -(-len(frames) // SAMPLED_PATCHES)
-    sample, sampled_at = [], []
-    clock = time.monotonic()
-    for batch in _batches(frames, infer_batch_size):
-        patches = _predict(scan, batch, view, network, runtime, exposure)
-        stitcher.add(patches, scan.positions_rc_px[batch])
-        chosen = np.flatnonzero(np.searchsorted(frames, batch) % every == 0)
-        sample.append(patches[chosen])
-        sampled_at.append(batch[chosen])
-    object_, weight = stitcher.result()
-    seconds = time.monotonic() - clock
+
+    def infer(file: str) -> Reconstructed:
+        module.load_weights(network, model_dir / file)
+
+        def predict(x: np.ndarray) -> np.ndarray:
+            return module.predict_patches(network, x, runtime)
+
+        return _infer(scan, view, predict, exposure=exposure, infer_batch_size=infer_batch_size)
+
+    final = infer(card["weights"])
     metadata = {
         "precision": runtime.precision,
-        "n_frames": len(frames),
+        "n_frames": len(view.test.frames),
+        "n_groups": len(view.test.groups),
         "exposure_ratio": exposure,
         "overridden": problems,
     }
+    recon = replace(final.recon, metadata=metadata, pixel_size_m=scan.pixel_size_m)
+    return replace(final, recon=recon, snapshots=_snapshots(card["snapshots"], infer))
+
+
+def _infer(
+    scan: Scan,
+    view: View,
+    predict: Callable[[np.ndarray], np.ndarray],
+    *,
+    exposure: float,
+    infer_batch_size: int,
+) -> Reconstructed:
+    """Return the test frames as one object, by the weights that the network has now: every patch of every group."""
+    groups = view.test.groups
+    stitcher = Stitcher(scan.positions_rc_px[view.test.frames], scan.probe)
+    every = -(-len(groups) // SAMPLED_PATCHES)
+    at_once = max(1, infer_batch_size // groups.shape[1])
+    sample, sampled_at = [], []
+    clock = time.monotonic()
+    for start in range(0, len(groups), at_once):
+        batch = groups[start : start + at_once]
+        patches = predict(_frames(scan, batch, view) / np.float32(exposure)) * np.float32(
+            view.normalization.object_scale
+        )
+        at = patch_positions(scan.positions_rc_px, batch, patches.shape[1])
+        stitcher.add(patches.reshape(-1, scan.n, scan.n), at.reshape(-1, 2))
+        chosen = np.flatnonzero(np.arange(start, start + len(batch)) % every == 0)
+        sample.append(patches[chosen, 0])
+        sampled_at.append(at[chosen, 0])
+    object_, weight = stitcher.result()
     return Reconstructed(
-        Recon(object_, weight, stitcher.canvas, metadata=metadata),
+        Recon(object_, weight, stitcher.canvas),
         np.concatenate(sample),
-        scan.positions_rc_px[np.concatenate(sampled_at)],
-        seconds,
+        np.concatenate(sampled_at),
+        seconds=time.monotonic() - clock,
+        snapshots=None,
     )
 
 
-def _batches(frames: Int64[np.ndarray, "m"], size: int) -> Iterator[Int64[np.ndarray, "b"]]:
-    for start in range(0, len(frames), size):
-        yield frames[start : start + size]
+def _frames(scan: Scan, groups: Int64[np.ndarray, "b c"], view: View) -> Float32[np.ndarray, "b c n n"]:
+    """Return the frames of groups at network scale."""
+    flat = network_input(scan.amplitude[groups.ravel()], view.normalization)
+    return flat.reshape(*groups.shape, scan.n, scan.n)
 
 
-def _predict(
-    scan: Scan, frames: Int64[np.ndarray, "b"], view: View, network: Any, runtime: Runtime, exposure: float
-) -> Complex64[np.ndarray, "b n n"]:
-    """Return object patches of frames in the object's own unit."""
-    x = network_input(scan.amplitude[frames] / np.float32(exposure), view.normalization)[:, None]
-    return predict_patches(network, x, runtime)[:, 0] * np.float32(view.normalization.object_scale)
+def _snapshots(entries: list[dict[str, Any]], infer: Callable[[str], Reconstructed]) -> Snapshots | None:
+    """Return the object by the weights after each epoch of the card; one that is not finite is said and left out."""
+    usable: list[tuple[dict[str, Any], Reconstructed]] = []
+    for entry in entries:
+        try:
+            found = infer(entry["file"])
+        except NumericalError as error:
+            logger.warning("the snapshot after epoch %d is left out: %s", entry["epoch"], error)
+            continue
+        logger.info("snapshot after epoch %d: %.2f s", entry["epoch"], found.seconds)
+        usable.append((entry, found))
+    if not usable:
+        return None
+    return Snapshots(
+        epochs=np.array([entry["epoch"] for entry, _ in usable], dtype=np.int64),
+        train_seconds=np.array([entry["train_seconds"] for entry, _ in usable], dtype=np.float64),
+        reconstruct_seconds=np.array([found.seconds for _, found in usable], dtype=np.float64),
+        objects=np.stack([found.recon.object for _, found in usable]),
+        canvas=usable[0][1].recon.canvas,
+    )
 
 
 def read_card(model_dir: Path) -> dict[str, Any]:
     """Return the card of a model folder.
 
     Raises:
-        ContractError: the folder has no card or weights.
+        ContractError: the folder has no card, weights or probe, or lacks a snapshot that the card names.
     """
-    missing = [name for name in ("card.json", "weights.pt", "probe.npy") if not (model_dir / name).is_file()]
+    _refuse_missing(model_dir, ["card.json"])
+    card = json.loads((model_dir / "card.json").read_text())
+    _refuse_missing(model_dir, [card["weights"], "probe.npy", *(entry["file"] for entry in card["snapshots"])])
+    return card
+
+
+def _refuse_missing(model_dir: Path, names: list[str]) -> None:
+    missing = [name for name in names if not (model_dir / name).is_file()]
     if missing:
-        raise ContractError(f"{model_dir.name} is not a model: {', '.join(missing)} is not in it")
-    return dict(json.loads((model_dir / "card.json").read_text()))
+        raise ContractError(f"{model_dir.name} is not a whole model: {', '.join(missing)} is not in it")

@@ -30,15 +30,16 @@ class Arm:
     """Name on the command line, and the first part of the label."""
     title: str
     """One line for people."""
-    kind: Literal["train", "iterative"]
-    """`train`: TRAIN then RECONSTRUCT, one run for every gridsize and seed; `iterative`: one run for each condition."""
-    backend: Literal["torch", "ptychi"]
+    kind: Literal["train", "iterative", "imported"]
+    """`train`: TRAIN then RECONSTRUCT, one run for every gridsize and seed; `iterative`: one run for each condition;
+    `imported`: a reconstruction from anywhere, which is only scored."""
+    backend: Literal["torch", "tensorflow", "ptychi", "none"]
     """Library that does the work."""
     image: str
     """Key of the container image."""
     gpu: Literal["required", "optional", "none"]
     """Whether the arm needs, can use, or ignores a GPU."""
-    n: tuple[Count, ...] | Literal["even"]
+    n: tuple[Count, ...] | Literal["even", "any"]
     """Frame sides that the arm takes, px."""
     gridsizes: tuple[Count, ...] | Literal["any"]
     """Gridsizes that the arm takes; `any` for an arm that reads single frames."""
@@ -73,7 +74,7 @@ class Arm:
         if self.n == "even":
             if n % 2:
                 reasons.append(f"N = {n} is odd, {self.id} takes even N")
-        elif n not in self.n:
+        elif self.n != "any" and n not in self.n:
             reasons.append(f"N = {n} is not supported by {self.id}, which takes {_listed(self.n)}")
         if self.gridsizes != "any" and gridsize not in self.gridsizes:
             reasons.append(f"gridsize {gridsize} is not supported by {self.id}, which takes {_listed(self.gridsizes)}")
@@ -97,9 +98,26 @@ class Registry:
     arms: tuple[Arm, ...]
 
     @property
+    def selectable(self) -> tuple[Arm, ...]:
+        """The arms that `--models` takes: those that make a reconstruction."""
+        return tuple(arm for arm in self.arms if arm.kind != "imported")
+
+    @property
     def ids(self) -> list[str]:
         """The names that `--models` takes."""
-        return [arm.id for arm in self.arms]
+        return [arm.id for arm in self.selectable]
+
+    @property
+    def imported(self) -> Arm:
+        """The arm that reconstructions from elsewhere belong to.
+
+        Raises:
+            UsageError: when the registry has none, or several.
+        """
+        found = [arm for arm in self.arms if arm.kind == "imported"]
+        if len(found) != 1:
+            raise UsageError(f"--from evaluate needs one arm of kind 'imported' in the registry, it has {len(found)}")
+        return found[0]
 
     def select(self, models: Sequence[str] | None) -> tuple[Arm, ...]:
         """Return the arms asked for, in that order; the default ones for None, every one for `all`.
@@ -108,14 +126,22 @@ class Registry:
             UsageError: naming every unknown id, each with the nearest known one.
         """
         if models is None:
-            return tuple(arm for arm in self.arms if arm.default)
+            return tuple(arm for arm in self.selectable if arm.default)
         if tuple(models) == ("all",):
-            return self.arms
-        by_id = {arm.id: arm for arm in self.arms}
-        unknown = [f"'{name}'{nearest(name, self.ids)}" for name in models if name not in by_id]
+            return self.selectable
+        by_id = {arm.id: arm for arm in self.selectable}
+        others = {arm.id for arm in self.arms} - by_id.keys()
+        problems = [
+            f"'{name}' makes no reconstruction: give yours in a sheet with --from evaluate --input SHEET"
+            for name in models
+            if name in others
+        ]
+        unknown = [f"'{name}'{nearest(name, self.ids)}" for name in models if name not in by_id and name not in others]
         if unknown:
             listed = ", ".join([*self.ids, "all (alone)"])
-            raise UsageError(f"--models: unknown {', '.join(unknown)}; known are {listed}")
+            problems.append(f"unknown {', '.join(unknown)}; known are {listed}")
+        if problems:
+            raise UsageError(f"--models: {'; '.join(problems)}")
         return tuple(by_id[name] for name in models)
 
 

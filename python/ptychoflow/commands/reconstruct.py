@@ -2,13 +2,15 @@
 
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ptychoflow.arms.batches import effective_batch_size
 from ptychoflow.arms.status import write_status
-from ptychoflow.data.storage import load_scan, load_view, save_recon, write_json
+from ptychoflow.data.storage import load_scan, load_view, save_recon, save_snapshots, write_json
 from ptychoflow.errors import NumericalError
 from ptychoflow.metrics.patch import patch_scores
 from ptychoflow.provenance import check_scan, versions, write_manifest
@@ -33,28 +35,36 @@ def run(
     attempt: int,
     out_dir: Path,
 ) -> None:
-    """Write `recon.npz`, `patch_metrics.json`, `status.json` and `manifest.json`.
+    """Write `recon.npz`, `snapshots.npz` where the model has any, `patch_metrics.json`, `status.json` and `manifest.json`.
 
     A flat picture is written and `failed` with `collapsed` set: it is scored, flagged and left out of rankings. Patches that
     are not finite end as `failed` without a picture (D41).
     """
     started = time.monotonic()
-    from ptychoflow.arms.neural import read_card, reconstruct
+    from ptychoflow.arms.neural import framework, read_card, reconstruct
 
-    import_seconds = time.monotonic() - started
     card = read_card(model)
+    framework(card["backend"])
+    import_seconds = time.monotonic() - started
     scan, the_view = load_scan(test_scan), load_view(view)
     scan_sha256 = check_scan(test_scan, the_view, "test")
+    batch_size = effective_batch_size(infer_batch_size, device=device, attempt=attempt)
     status: dict[str, Any] = {
         "run_id": run_meta["run_id"],
         "stage": "reconstruct",
         "device": device,
-        "effective_batch_size": infer_batch_size,
+        "effective_batch_size": batch_size,
         "attempt": attempt,
     }
     manifest: dict[str, Any] = {
         "command": "reconstruct",
-        "inputs": {"weights": model / "weights.pt", "card": model / "card.json", "test_scan": test_scan, "view": view},
+        "inputs": {
+            "weights": model / card["weights"],
+            "card": model / "card.json",
+            "test_scan": test_scan,
+            "view": view,
+            **{f"snapshot_{entry['epoch']}": model / entry["file"] for entry in card["snapshots"]},
+        },
         "parameters": {
             "run": run_meta,
             "infer_batch_size": infer_batch_size,
@@ -65,7 +75,7 @@ def run(
     try:
         result = reconstruct(
             scan, the_view, card=card, model_dir=model, device=device, precision=precision,
-            infer_batch_size=infer_batch_size, allow_mismatch=allow_mismatch,
+            infer_batch_size=batch_size, allow_mismatch=allow_mismatch,
         )  # fmt: skip
     except NumericalError as error:
         logger.error("the reconstruction failed: %s", error)
@@ -77,11 +87,20 @@ def run(
         **{name: run_meta[name] for name in ("run_id", "condition", "label", "arm", "gridsize", "n", "seed")},
         "device": device,
         "seconds": {"train": card["seconds"], "reconstruct": result.seconds},
+        "cost": {
+            "epochs": card["epochs"],
+            "train_seconds": card["seconds"],
+            "reconstruct_seconds": result.seconds,
+        },
         "sha256": {"test_scan": scan_sha256, "weights": card["weights_sha256"]},
         "versions": versions(),
     }
-    recon = Recon(result.recon.object, result.recon.weight, result.recon.canvas, metadata=metadata)
+    recon = replace(result.recon, metadata=metadata)
     save_recon(out_dir / "recon.npz", recon)
+    outputs = ["recon.npz", "patch_metrics.json", "status.json"]
+    if result.snapshots is not None:
+        save_snapshots(out_dir / "snapshots.npz", result.snapshots)
+        outputs.append("snapshots.npz")
     write_json(
         out_dir / "patch_metrics.json",
         patch_scores(
@@ -99,7 +118,7 @@ def run(
         collapsed=bool(flat),
         seconds={"import": import_seconds, "reconstruct": result.seconds},
     )
-    write_manifest(out_dir, **manifest, outputs=["recon.npz", "patch_metrics.json", "status.json"])
+    write_manifest(out_dir, **manifest, outputs=outputs)
 
 
 def flatness(recon: Recon, view: View) -> str | None:

@@ -6,14 +6,16 @@ import logging
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from ptychoflow.arms.batches import effective_batch_size
 from ptychoflow.arms.status import write_status
 from ptychoflow.config import ModelConfig, TrainConfig
 from ptychoflow.data.checkpoints import CheckpointStore
 from ptychoflow.data.storage import load_scan, load_view, write_json
+from ptychoflow.errors import DeviceMemoryError
 from ptychoflow.provenance import check_scan, code_revision, sha256_file, sha256_json, versions, write_manifest
 from ptychoflow.report.figures import training_curve
 
@@ -25,6 +27,7 @@ def run(
     run_meta: dict[str, Any],
     model: ModelConfig,
     config: TrainConfig,
+    backend: str,
     supervised: bool,
     train_scan: Path,
     view: Path,
@@ -33,37 +36,45 @@ def run(
     attempt: int,
     out_dir: Path,
 ) -> None:
-    """Write `model/` (weights.pt, probe.npy, card.json, history.csv, loss.png), `status.json` and `manifest.json`.
+    """Write `model/` (weights, probe.npy, card.json, history.csv, loss.png, snapshots/), `status.json` and `manifest.json`.
 
     A loss that is not finite ends as `failed` in status.json, without a model and with exit code 0.
+
+    On a GPU a further try halves the batch, unless a try before it left a checkpoint: that one was cut short, not short of
+    memory, and is gone on with as it was.
     """
     started = time.monotonic()
-    from ptychoflow.arms.neural import train
+    from ptychoflow.arms.neural import framework, train
 
+    framework(backend)
     import_seconds = time.monotonic() - started
     scan, the_view = load_scan(train_scan), load_view(view)
     found = check_scan(train_scan, the_view, "train")
     if attempt > 1:
         logger.info("attempt %d", attempt)
-    key = sha256_json(
-        [
-            found,
-            sha256_file(view),
-            run_meta["run_id"],
-            asdict(model),
-            asdict(config),
-            run_meta["seed"],
-            device,
-            code_revision(),
-        ]
-    )
+    view_sha256 = sha256_file(view)
+    same = [backend, found, view_sha256, run_meta["run_id"], run_meta["seed"], asdict(model), device, code_revision()]
+
+    def store_of(tried: TrainConfig) -> CheckpointStore:
+        return CheckpointStore(checkpoint_dir, sha256_json([*same, asdict(tried)])[:32])
+
+    asked = config
+    sizes = [effective_batch_size(asked.batch_size, device=device, attempt=k + 1) for k in range(attempt)]
+    tries = [replace(asked, batch_size=size) for size in sizes]
+    config = next((earlier for earlier in tries if store_of(earlier).started), tries[-1])
+    if config.batch_size != asked.batch_size:
+        logger.warning("%d groups a step instead of %d: try %d on a GPU", config.batch_size, asked.batch_size, attempt)
     folder = out_dir / "model"
     folder.mkdir(parents=True, exist_ok=True)
-    with CheckpointStore(checkpoint_dir, key[:32]) as store, _stop_flag() as stop:
-        trained = train(
-            scan, the_view, arm=run_meta["arm"], supervised=supervised, model=model, config=config, seed=run_meta["seed"],
-            device=device, store=store, model_dir=folder, stop_requested=lambda: bool(stop),
-        )  # fmt: skip
+    with store_of(config) as store, _stop_flag() as stop:
+        try:
+            trained = train(
+                scan, the_view, arm=run_meta["arm"], backend=backend, supervised=supervised, model=model, config=config,
+                seed=run_meta["seed"], device=device, store=store, model_dir=folder, stop_requested=lambda: bool(stop),
+            )  # fmt: skip
+        except DeviceMemoryError:
+            store.clear()
+            raise
         store.clear()
     history = trained.outcome.progress.history
     inputs = {"train_scan": train_scan, "view": view}
@@ -72,8 +83,11 @@ def run(
     if failed is None:
         _write_history(folder / "history.csv", history)
         training_curve(history, folder / "loss.png")
-        write_json(folder / "card.json", {**trained.card, "view_sha256": sha256_file(view), "versions": versions()})
-        outputs += [f"model/{name}" for name in ("weights.pt", "probe.npy", "card.json", "history.csv", "loss.png")]
+        write_json(folder / "card.json", {**trained.card, "view_sha256": view_sha256, "versions": versions()})
+        outputs += [
+            f"model/{name}" for name in (trained.card["weights"], "probe.npy", "card.json", "history.csv", "loss.png")
+        ]
+        outputs += [f"model/{entry['file']}" for entry in trained.card["snapshots"]]
     else:
         logger.error("training failed: %s", failed)
         folder.rmdir()
@@ -89,7 +103,7 @@ def run(
         attempt=attempt,
     )
     facts = {"weights_sha256": trained.card["weights_sha256"], "resumed_from_step": trained.outcome.resumed_from}
-    parameters = {"run": run_meta, "model": asdict(model), "train": asdict(config), "device": device}
+    parameters = {"run": run_meta, "model": asdict(model), "train": asdict(asked), "device": device}
     write_manifest(out_dir, command="train", inputs=inputs, outputs=outputs, parameters=parameters, facts=facts)
 
 

@@ -1,10 +1,14 @@
-"""Checkpoints outside the task folder: written whole or not at all, two kept, one owner at a time."""
+"""Checkpoints outside the task folder: written whole or not at all, two kept, one owner at a time.
+
+Beside them lie snapshots: the weights after chosen epochs, which stay until the run is done.
+"""
 
 import fcntl
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,6 +22,15 @@ logger = logging.getLogger(__name__)
 
 KEPT = 2
 PROGRESS = "__progress__"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The weights after `epoch` epochs and `train_seconds` of training."""
+
+    epoch: int
+    train_seconds: float
+    weights: dict[str, np.ndarray]
 
 
 class CheckpointStore:
@@ -48,24 +61,49 @@ class CheckpointStore:
     ) -> None:
         self._lock.close()
 
+    @property
+    def started(self) -> bool:
+        """Whether a checkpoint is there to go on from."""
+        return any(self.folder.glob("step-*.npz"))
+
     def save(self, step: int, state: Mapping[str, np.ndarray], progress: Mapping[str, Any]) -> None:
         """Write a checkpoint atomically and drop all but the two newest."""
-        write_npz(self.folder / f"step-{step:09d}.npz", {**state, PROGRESS: json.dumps(progress, allow_nan=False)})
+        self._write(f"step-{step:09d}.npz", state, progress)
         for old in sorted(self.folder.glob("step-*.npz"))[:-KEPT]:
             old.unlink()
 
     def newest(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
         """Return state and progress of the newest readable checkpoint, None without one; a damaged file is said and passed over."""
         for path in sorted(self.folder.glob("step-*.npz"), reverse=True):
-            try:
-                arrays = read_npz(path)
-                progress = json.loads(str(arrays.pop(PROGRESS)))
-            except (ContractError, OSError, KeyError, ValueError) as error:
-                logger.warning("checkpoint %s cannot be read (%s); trying the one before", path.name, error)
-                continue
-            return {name: np.array(value) for name, value in arrays.items()}, progress
+            if (found := _read(path)) is not None:
+                return found
         return None
+
+    def keep(self, epoch: int, weights: Mapping[str, np.ndarray], *, train_seconds: float) -> None:
+        """Write the weights after an epoch atomically, in place of any that are there."""
+        self._write(f"epoch-{epoch:05d}.npz", weights, {"epoch": epoch, "train_seconds": train_seconds})
+
+    def kept(self) -> Iterator[Kept]:
+        """Yield what was kept, by epoch; a damaged file is said and left out, for no training is worth less without it."""
+        for path in sorted(self.folder.glob("epoch-*.npz")):
+            if (found := _read(path)) is not None:
+                weights, facts = found
+                yield Kept(facts["epoch"], facts["train_seconds"], weights)
+
+    def _write(self, name: str, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
+        write_npz(self.folder / name, {**arrays, PROGRESS: json.dumps(facts, allow_nan=False)})
 
     def clear(self) -> None:
         """Remove the folder of a finished run, with what a killed writer may have left in it."""
         shutil.rmtree(self.folder)
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+    """Return arrays and facts of a file of the store; None, with a warning, when it is damaged."""
+    try:
+        arrays = read_npz(path)
+        facts = json.loads(str(arrays.pop(PROGRESS)))
+    except (ContractError, OSError, KeyError, ValueError) as error:
+        logger.warning("%s in the checkpoints cannot be read (%s) and is passed over", path.name, error)
+        return None
+    return {name: np.array(value) for name, value in arrays.items()}, facts

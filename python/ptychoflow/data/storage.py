@@ -299,7 +299,7 @@ def save_recon(path: Path, recon: Recon) -> None:
     if recon.probe is not None:
         arrays["probe"] = recon.probe
     if recon.pixel_size_m is not None:
-        arrays["pixel_size_m"] = np.float64(recon.pixel_size_m)
+        arrays["pixel_size_m"] = np.asarray(recon.pixel_size_m, dtype=np.float64)
     arrays["metadata"] = metadata_text(recon.metadata)
     write_npz(path, arrays)
 
