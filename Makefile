@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint evidence bench lock clean
+.PHONY: help setup demo test test-fast test-machines lint evidence bench lock clean
 
 PYTHON_RUN := PYTHONPATH=python .venv/bin/python
 SHELL_FILES := $(wildcard tools/*.sh bin/* .ci/run)
@@ -11,7 +11,7 @@ UV_COMPILE := ../.venv/bin/uv pip compile -q --universal --python-version 3.11 -
 	--no-emit-index-url --no-annotate --no-header $(UPGRADE)
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup:  ## make .venv and the Nextflow launcher (every other target calls it)
 	@bash tools/setup.sh
@@ -27,7 +27,10 @@ test: setup  ## all tests, unit and then pipeline, with the number that ran in e
 	@bash tools/test.sh
 
 test-fast: setup  ## the tests that take less than a minute together
-	@.venv/bin/python -m pytest -m "not slow and not pipeline"
+	@.venv/bin/python -m pytest -m "not slow and not pipeline and not browser"
+
+test-machines: setup  ## the tests that need more of the machine: a browser (Debian's chromium, installed if root and absent)
+	@bash tools/test.sh machines
 
 lint: setup  ## ruff, mypy, the layers of the package, shellcheck
 	@.venv/bin/ruff check .

@@ -1,20 +1,26 @@
 #!/usr/bin/env bash
-# Run the layers of the tests, all of them even when one fails, and end with one line per layer. A layer in which
-# nothing ran has failed. The lines are also in results/tests/summary.txt.
+# Run a group of layers of the tests, all of them even when one fails, and end with one line per layer. A layer in which
+# nothing ran has failed, unless the machine lacks what it needs and nobody could install that: it then says `skipped`.
+#
+#   tools/test.sh            unit, tensorflow and pipeline; the lines are also in results/tests/summary.txt
+#   tools/test.sh machines   what needs more of the machine: browser; also in results/tests/machines.txt
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+group=${1:-summary}
 results=results/tests
-rm -rf "$results"
+lines=$results/$group.txt
 mkdir -p "$results"
+rm -f "$lines"
 failed=0
 
-# run_layer NAME MARKERS: pytest with a JUnit file, and the layer's line in the summary.
+# run_layer NAME MARKERS [FOLDER]: pytest with a JUnit file, and the layer's line in the summary.
 run_layer() {
-  local name=$1 markers=$2 status=0
+  local name=$1 markers=$2 folder=${3:-tests} status=0
   echo "== $name tests"
-  .venv/bin/python -m pytest -m "$markers" --junitxml="$results/$name.xml" || status=$?
-  .venv/bin/python - "$name" "$results/$name.xml" "$status" >>"$results/summary.txt" <<'PY' || failed=1
+  rm -f "$results/$name.xml"
+  .venv/bin/python -m pytest "$folder" -m "$markers" --junitxml="$results/$name.xml" || status=$?
+  .venv/bin/python - "$name" "$results/$name.xml" "$status" >>"$lines" <<'PY' || failed=1
 import pathlib
 import sys
 from xml.etree import ElementTree
@@ -33,9 +39,35 @@ sys.exit(bool(status or bad or ran == 0))
 PY
 }
 
-run_layer unit "not pipeline"
-run_layer pipeline "pipeline"
+# run_on_machine NAME MARKERS SCRIPT: the same after SCRIPT has made the machine ready. Where it cannot, the layer is skipped
+# with the reason that it prints, and fails unless its exit code is 77: nobody could have helped.
+run_on_machine() {
+  local name=$1 markers=$2 script=$3 why status=0
+  why=$(bash "$script") || status=$?
+  if ((status == 0)); then
+    run_layer "$name" "$markers"
+  else
+    echo "$name: skipped: $why" >>"$lines"
+    ((status == 77)) || failed=1
+  fi
+}
+
+case $group in
+  summary)
+    run_layer unit "not pipeline and not browser"
+    # A process of its own: TensorFlow and PyTorch never share one.
+    run_layer tensorflow "tensorflow" tests/tf
+    run_layer pipeline "pipeline"
+    ;;
+  machines)
+    run_on_machine browser "browser" tools/chromium.sh
+    ;;
+  *)
+    echo "tools/test.sh: expected no argument or 'machines', got '$group'" >&2
+    exit 64
+    ;;
+esac
 
 echo "== layers"
-cat "$results/summary.txt"
+cat "$lines"
 exit "$failed"

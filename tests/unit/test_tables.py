@@ -2,16 +2,19 @@
 
 import csv
 import io
+import json
 
 import pytest
 
 import report_sample as sample
 from ptychoflow.report.tables import (
     METRIC_COLUMNS,
+    STATISTIC_COLUMNS,
     STATUS_COLUMNS,
     arm_rows,
     delimited,
     outcomes,
+    statistic_rows,
     status_rows,
     tidy_rows,
     unplanned,
@@ -98,26 +101,104 @@ def test_seconds_leave_imports_out(found):
     assert found["lines_d1e9__lsqml__n64__s0"].work_seconds("train") is None
 
 
-def test_medians_leave_collapsed_runs_out(found):
-    row = next(row for row in arm_rows(list(found.values())) if row.label == "pinn_torch_gs1")
-    assert row.scores["stitched", "amp", "mae"] == (pytest.approx(0.2), 2)
-    assert row.scores["stitched", "phase", "mae"] == (None, 0)
-    assert row.notes["stitched", "phase", "mae"] == "truth_phase_constant"
+def row_of(found, label):
+    return next(row for row in arm_rows(list(found.values())) if row.label == label)
+
+
+def test_collapsed_runs_are_listed_and_not_averaged(found):
+    row = row_of(found, "pinn_torch_gs1")
+    mae = row.scores["stitched", "amp", "mae"]
+    assert (mae.n, mae.mean, mae.minimum, mae.maximum) == (2, pytest.approx(0.2), 0.1, 0.3)
     assert row.states == {"ok": 2, "failed": 1, "missing": 1}
-    assert row.train_s == 10.5
+    assert any(row["seed"] == 2 and row["collapsed"] for row in tidy_rows(sample.METRICS))
 
 
-def test_tidy_table_reads_back():
-    rows = list(csv.DictReader(io.StringIO(delimited(tidy_rows(sample.METRICS), METRIC_COLUMNS))))
-    assert tuple(rows[0]) == METRIC_COLUMNS
+def test_a_score_that_applies_to_no_run_has_no_values_and_a_reason(found):
+    row = row_of(found, "pinn_torch_gs1")
+    assert (row.scores["stitched", "phase", "ms_ssim"].n, row.scores["stitched", "phase", "ms_ssim"].median) == (
+        0,
+        None,
+    )
+    assert row.notes["stitched", "phase", "ms_ssim"] == "image_smaller_than_window"
+
+
+def test_a_score_missing_in_one_seed_counts_the_others():
+    documents = json.loads(json.dumps(sample.METRICS))
+    documents[0]["stitched"]["complex"]["frc50"] = sample.score(None, direction="higher", reason="ring without energy")
+    found = {outcome.run_id: outcome for outcome in outcomes(sample.PLAN, sample.STATUSES, documents)}
+    row = row_of(found, "pinn_torch_gs1")
+    frc50 = row.scores["stitched", "complex", "frc50"]
+    assert (frc50.n, frc50.median, frc50.std) == (1, pytest.approx(0.7), None)
+    assert row.notes["stitched", "complex", "frc50"] == "ring without energy"
+
+
+def test_times_are_medians_and_say_of_how_many(found):
+    row = row_of(found, "pinn_torch_gs1")
+    assert (row.train_s, row.train_n, row.reconstruct_s, row.reconstruct_n) == (10.5, 2, 10.5, 2)
+    iterative = row_of(found, "lsqml")
+    assert (iterative.train_s, iterative.train_n, iterative.reconstruct_s, iterative.reconstruct_n) == (
+        None,
+        0,
+        10.0,
+        1,
+    )
+
+
+def test_an_arm_whose_runs_all_collapsed_has_no_scores():
+    run = sample.PINN[0]
+    statuses = [sample.status(run, "train"), sample.status(run, "reconstruct")]
+    plan = {**sample.PLAN, "runs": [run], "skipped": []}
+    (row,) = arm_rows(outcomes(plan, statuses, [sample.metrics(run, 0.5, collapsed=True)]))
+    assert (row.scores, row.train_s, row.train_n, row.states) == ({}, None, 0, {"failed": 1})
+
+
+def test_statistics_have_one_row_per_arm_and_score_that_is_there(found):
+    rows = list(
+        csv.DictReader(io.StringIO(delimited(statistic_rows(arm_rows(list(found.values()))), STATISTIC_COLUMNS)))
+    )
+    assert tuple(rows[0]) == STATISTIC_COLUMNS
+    keys = [(row["condition"], row["model"], row["block"], row["part"], row["metric"]) for row in rows]
+    assert len(set(keys)) == len(keys)
+    row = next(
+        row for row in rows if row["model"] == "pinn_tf_gs1" and (row["part"], row["metric"]) == ("phase", "mae")
+    )
+    assert (row["n"], row["unit"], row["method"]) == ("3", "rad", "student")
+    assert float(row["median"]) == pytest.approx(0.097)
+    assert float(row["low"]) < float(row["minimum"])
+    one = next(row for row in rows if row["model"] == "lsqml")
+    assert (one["n"], one["std"], one["low"], one["method"]) == ("1", "", "", "none")
+    assert ("phase", "ms_ssim") not in {(row["part"], row["metric"]) for row in rows}
+
+
+def test_tidy_table_starts_with_model_metric_part_and_reads_back():
+    text = delimited(tidy_rows(sample.METRICS), METRIC_COLUMNS)
+    assert text.startswith("model,metric,part,value,unit,range,seed,condition,run_id,")
+    rows = list(csv.DictReader(io.StringIO(text)))
     first = rows[0]
-    assert (first["block"], first["part"], first["metric"], first["value"]) == ("stitched", "amp", "mae", "0.1")
-    assert (first["collapsed"], first["object"]) == ("false", "")
-    without = next(row for row in rows if row["part"] == "phase")
-    assert (without["value"], without["reason"]) == ("", "truth_phase_constant")
+    assert (first["model"], first["metric"], first["part"], first["value"]) == ("pinn_torch_gs1", "mae", "amp", "0.1")
+    assert (first["block"], first["condition"], first["seed"], first["arm"]) == (
+        "stitched",
+        "lines_d1e9",
+        "0",
+        "pinn_torch",
+    )
+    assert (first["collapsed"], first["object"], first["settings"]) == ("false", "", "")
+    without = next(row for row in rows if (row["part"], row["metric"]) == ("phase", "ms_ssim"))
+    assert (without["value"], without["reason"]) == ("", "image_smaller_than_window")
     patch = next(row for row in rows if row["block"] == "patch")
     assert (patch["metric"], patch["value"], patch["reason"]) == ("all", "", "this arm has no patch metrics")
-    assert "nan" not in delimited(tidy_rows(sample.METRICS), METRIC_COLUMNS).lower()
+    assert "nan" not in text.lower()
+
+
+def test_settings_of_a_score_are_json_in_one_cell():
+    rows = list(csv.DictReader(io.StringIO(delimited(tidy_rows(sample.METRICS), METRIC_COLUMNS))))
+    row = next(row for row in rows if (row["part"], row["metric"]) == ("amp", "ms_ssim"))
+    assert row["settings"] == '{"levels":5,"sigma":0.0}'
+
+
+def test_legacy_scores_are_in_the_table():
+    rows = tidy_rows(sample.METRICS)
+    assert sum(row["metric"] == "legacy_mae" for row in rows) == 2 * len(sample.METRICS)
 
 
 def test_patch_scores_give_part_and_metric():

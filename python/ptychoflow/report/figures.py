@@ -1,4 +1,4 @@
-"""Pictures of scans, views, reconstructions and training, as PNG files that repeat byte for byte.
+"""Pictures of reconstructions, of their errors and of training, as PNG files that repeat byte for byte.
 
 What is drawn where is decided here; how a panel looks, and its conventions, in `panels.py`.
 """
@@ -8,20 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from scipy.spatial import cKDTree
 
-from ptychoflow.frames import Region
-from ptychoflow.records import Scan, View
 from ptychoflow.report.panels import (
     Limits,
     Picture,
     amplitude_panel,
     aspect,
+    caption,
     colour_bar,
     panel_inches,
     phase_panel,
@@ -32,68 +29,18 @@ from ptychoflow.report.panels import (
     stated,
 )
 
-Positions = Float[np.ndarray, "n 2"]
-
-PREVIEW_FRAMES = 512
-DRAWN_GROUPS = 400
-TRAIN_COLOUR, TEST_COLOUR, HELDOUT_COLOUR, REGION_COLOUR = "#0072b2", "#e69f00", "#cc79a7", "#007a55"
+COVERAGE = ListedColormap(["0.6", "white"])
 
 
-def scan_preview(scan: Scan, path: Path) -> None:
-    """Write one picture of a scan: mean diffraction, positions, probe and, where it has one, the object.
-
-    Args:
-        scan: frames may be memory-mapped; at most 512 of them, evenly spaced, are read.
-        path: the PNG to write.
-    """
-    chosen = np.unique(np.linspace(0, scan.n_frames - 1, min(PREVIEW_FRAMES, scan.n_frames)).astype(int))
-    mean = np.zeros(scan.amplitude.shape[1:])
-    for frame in chosen:
-        mean += np.asarray(scan.amplitude[frame], dtype=np.float64) / len(chosen)
-    n_rows = 2 if scan.object is None else 3
-    figure = Figure(figsize=(7.6, 3.3 * n_rows), layout="compressed")
-    axes = figure.subplots(n_rows, 2)
-    dynamic = np.log10(np.maximum(mean, max(mean.max(), 1e-30) * 1e-5))
-    image = pixels(
-        axes[0, 0],
-        dynamic,
-        title=f"mean amplitude of {len(chosen)} of {scan.n_frames} frames",
-        cmap="magma",
-        limits=(float(dynamic.min()), float(dynamic.max())),
-    )
-    colour_bar(figure, image, axes[0, 0], "log10 amplitude")
-    _positions(axes[0, 1], scan)
-    _modulus_and_phase(figure, axes[1], scan.probe, name="probe")
-    if scan.object is not None:
-        _modulus_and_phase(figure, axes[2], scan.object, name=f"object ({scan.object_role})")
-    save(figure, path)
-
-
-def _positions(axes: Axes, scan: Scan) -> None:
-    """Draw patch centres on the object's axes, coloured in the order of the scan."""
-    rows, cols = scan.positions_rc_px.T
-    axes.scatter(cols, rows, c=np.arange(len(rows)), cmap="viridis", s=4, linewidths=0)
-    half = scan.n / 2
-    axes.set_xlim(cols.min() - half, cols.max() + half)
-    axes.set_ylim(rows.max() + half, rows.min() - half)
-    axes.set_aspect("equal")
-    axes.set_title(f"{scan.n_frames} patch centres, in scan order", fontsize=9)
-    axes.set_xlabel("column, px", fontsize=8)
-    axes.set_ylabel("row, px", fontsize=8)
-    axes.tick_params(labelsize=7)
-
-
-def _modulus_and_phase(figure: Figure, axes: Sequence[Axes], picture: Picture, *, name: str) -> None:
-    limits = shared_limits([picture], source=name)
-    if name == "probe":  # a probe is dark outside: its phase there is noise, its range starts at zero
-        limits = Limits(0.0, float(np.abs(picture).max()), 0.0, float(np.pi), name)
-    image = amplitude_panel(axes[0], picture, limits, title=f"{name}: modulus")
-    colour_bar(figure, image, axes[0], "modulus")
-    image = phase_panel(axes[1], picture, limits, title=f"{name}: phase")
-    colour_bar(figure, image, axes[1], "rad")
-
-
-def amp_phase(recon: Picture, truth: Picture | None, *, title: str, path: Path, truth_name: str = "truth") -> None:
+def amp_phase(
+    recon: Picture,
+    truth: Picture | None,
+    *,
+    title: str,
+    path: Path,
+    truth_name: str = "truth",
+    pixel_size_m: float | None = None,
+) -> None:
     """Write amplitude and phase of a reconstruction, of its truth, and the difference of the two.
 
     Args:
@@ -103,14 +50,13 @@ def amp_phase(recon: Picture, truth: Picture | None, *, title: str, path: Path, 
             report knows whose picture it is, whatever the file is called.
         path: the PNG to write.
         truth_name: what `truth` is called on the picture: `truth`, `reference`.
+        pixel_size_m: side of an object pixel, m, for the scale bars; None where unknown.
 
     Raises:
         ValueError: when the two shapes differ.
     """
-    if truth is not None and truth.shape != recon.shape:
-        raise ValueError(
-            f"reconstruction {recon.shape} and {truth_name} {truth.shape} must have one shape; align first"
-        )
+    if truth is not None:
+        _check_shape(recon, truth, truth_name)
     limits = shared_limits([recon if truth is None else truth], source="itself" if truth is None else truth_name)
     pictures = [("reconstruction", recon)] + ([] if truth is None else [(truth_name, truth)])
     n_cols = 1 if truth is None else 3
@@ -121,18 +67,80 @@ def amp_phase(recon: Picture, truth: Picture | None, *, title: str, path: Path, 
         amplitude = amplitude_panel(axes[0, column], picture, limits, title=f"{name}: amplitude")
         phase = phase_panel(axes[1, column], picture, limits, title=f"{name}: phase")
         for panel in axes[:, column]:
-            scale_bar(panel, recon.shape)
+            scale_bar(panel, recon.shape, pixel_size_m=pixel_size_m)
     colour_bar(figure, amplitude, axes[0, : len(pictures)].tolist(), "amplitude")
     colour_bar(figure, phase, axes[1, : len(pictures)].tolist(), "phase, rad")
     if truth is not None:
-        _errors(figure, axes[:, 2].tolist(), recon, truth, limits)
+        _errors(figure, axes[:, 2].tolist(), recon, truth, limits, pixel_size_m=pixel_size_m)
     figure.suptitle(title, fontsize=10)
-    figure.supxlabel(stated(limits) if truth is not None else "colour limits from the picture itself", fontsize=7)
+    caption(figure, stated(limits) if truth is not None else "colour limits from the picture itself")
     save(figure, path, title=title)
 
 
-def _errors(figure: Figure, axes: Sequence[Axes], recon: Picture, truth: Picture, limits: Limits) -> None:
-    """Draw signed errors; their range follows the truth, so that pictures of several arms compare."""
+def error_maps(
+    recon: Picture,
+    truth: Picture,
+    covered: Bool[np.ndarray, "rows cols"] | None,
+    *,
+    title: str,
+    path: Path,
+    truth_name: str = "truth",
+    pixel_size_m: float | None = None,
+) -> None:
+    """Write signed amplitude error, wrapped phase error and, where it is known, what the reconstruction covers.
+
+    Args:
+        recon: (rows, cols) complex, aligned to `truth` beforehand.
+        truth: (rows, cols) complex on the same grid. The colour limits follow it alone, so that pictures of several
+            arms compare.
+        covered: (rows, cols) where the reconstruction knows the object; errors elsewhere are left grey. None: not known,
+            and no such panel.
+        title: headline, and title in the PNG's own text, as for `amp_phase`.
+        path: the PNG to write.
+        truth_name: what `truth` is called on the picture.
+        pixel_size_m: side of an object pixel, m, for the scale bars; None where unknown.
+
+    Raises:
+        ValueError: when the shapes differ.
+    """
+    _check_shape(recon, truth, truth_name)
+    if covered is not None:
+        _check_shape(recon, covered, "coverage")
+    limits = shared_limits([truth], source=truth_name)
+    n_cols = 2 if covered is None else 3
+    side = panel_inches(recon.shape)
+    figure = Figure(figsize=((side + 0.75) * n_cols, side * aspect(recon.shape) + 0.85), layout="constrained")
+    axes = figure.subplots(1, n_cols).tolist()
+    span, half = _errors(figure, axes, recon, truth, limits, covered=covered, pixel_size_m=pixel_size_m)
+    sentence = (
+        f"reconstruction minus {truth_name}; colour limits from {truth_name}: amplitude ± {span:.3g}, half its range "
+        f"of 0.5 to 99.5 %; phase ± {half:.3g} rad; larger errors have the end colour"
+    )
+    if covered is not None:
+        _coverage(figure, axes[2], covered)
+        scale_bar(axes[2], recon.shape, pixel_size_m=pixel_size_m)
+        sentence += "; grey was not seen"
+    figure.suptitle(title, fontsize=10)
+    caption(figure, sentence)
+    save(figure, path, title=title)
+
+
+def _check_shape(recon: Picture, other: np.ndarray, name: str) -> None:
+    if other.shape != recon.shape:
+        raise ValueError(f"reconstruction {recon.shape} and {name} {other.shape} must have one shape; align first")
+
+
+def _errors(
+    figure: Figure,
+    axes: Sequence[Axes],
+    recon: Picture,
+    truth: Picture,
+    limits: Limits,
+    *,
+    covered: Bool[np.ndarray, "rows cols"] | None = None,
+    pixel_size_m: float | None,
+) -> tuple[float, float]:
+    """Draw signed errors on the first two axes; return the ends of the two bars, which follow the truth."""
     span = (limits.high - limits.low) / 2
     amplitude_error = np.abs(recon) - np.abs(truth)
     phase_error = np.angle(recon * np.conj(truth))
@@ -141,9 +149,21 @@ def _errors(figure: Figure, axes: Sequence[Axes], recon: Picture, truth: Picture
         (axes[0], amplitude_error, span, "amplitude error", "amplitude"),
         (axes[1], phase_error, half, "phase error", "rad"),
     ):
-        image = pixels(panel, error, title=name, cmap="RdBu_r", limits=(-end, end))
-        scale_bar(panel, recon.shape)
+        shown = error if covered is None else np.ma.masked_where(~covered, error)
+        panel.set_facecolor("0.6")
+        image = pixels(panel, shown, title=name, cmap="RdBu_r", limits=(-end, end))
+        scale_bar(panel, recon.shape, pixel_size_m=pixel_size_m)
         colour_bar(figure, image, panel, unit)
+    return span, half
+
+
+def _coverage(figure: Figure, axes: Axes, covered: Bool[np.ndarray, "rows cols"]) -> None:
+    """Draw what was seen in white, the rest grey as in the maps of errors."""
+    missing = int(covered.size - np.count_nonzero(covered))
+    title = "coverage: every pixel" if missing == 0 else f"coverage: {missing} of {covered.size} px not seen"
+    image = pixels(axes, covered.astype(float), title=title, cmap=COVERAGE, limits=(0, 1))
+    bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02, aspect=25, ticks=[0.25, 0.75])
+    bar.ax.set_yticklabels(["not\nseen", "seen"], fontsize=7)
 
 
 def compare_amp_phase(
@@ -154,8 +174,9 @@ def compare_amp_phase(
     title: str = "",
     truth_name: str = "truth",
     per_row: int = 4,
+    pixel_size_m: float | None = None,
 ) -> None:
-    """Write a grid of all arms: amplitude above phase, the truth first, `per_row` arms in a row.
+    """Write a grid of all arms: amplitude above phase, the truth first.
 
     Args:
         entries: (label, picture) of every arm, aligned to `truth` and of its shape. May be empty.
@@ -163,7 +184,8 @@ def compare_amp_phase(
         path: the PNG to write.
         title: headline, and title in the PNG's own text, as for `amp_phase`.
         truth_name: what `truth` is called on the picture.
-        per_row: panels in a row.
+        per_row: most panels in a row; several rows are filled evenly.
+        pixel_size_m: side of an object pixel, m, for the scale bars; None where unknown.
     """
     pictures = ([] if truth is None else [(truth_name, truth)]) + list(entries)
     if not pictures:
@@ -176,8 +198,8 @@ def compare_amp_phase(
         [truth] if truth is not None else everything, source=truth_name if truth is not None else "all arms together"
     )
     shape = pictures[0][1].shape
-    n_cols = min(per_row, len(pictures))
-    n_bands = -(-len(pictures) // n_cols)
+    n_bands = -(-len(pictures) // per_row)
+    n_cols = -(-len(pictures) // n_bands)
     side = panel_inches(shape)
     # Up to two panels leave less room than the sentence on the limits needs.
     width = max(side * n_cols + 0.9, 6.6)
@@ -193,96 +215,13 @@ def compare_amp_phase(
         phase = phase_panel(lower, picture, limits, title=f"{label}: phase")
         for panel in (upper, lower):
             panel.set_axis_on()
-            scale_bar(panel, picture.shape)
+            scale_bar(panel, picture.shape, pixel_size_m=pixel_size_m)
     for band in range(n_bands):
         colour_bar(figure, amplitude, axes[2 * band].tolist(), "amplitude")
         colour_bar(figure, phase, axes[2 * band + 1].tolist(), "phase, rad")
     figure.suptitle(title, fontsize=10)
-    figure.supxlabel(stated(limits), fontsize=7)
+    caption(figure, stated(limits))
     save(figure, path, title=title)
-
-
-def view_preview(train_positions_rc_px: Positions, test_positions_rc_px: Positions, view: View, path: Path) -> None:
-    """Write the map of a split and the spacing of its frames.
-
-    Args:
-        train_positions_rc_px: (M, 2) centres of all frames of the train scan, px; the view's indices choose among them.
-        test_positions_rc_px: (M', 2) the same of the test scan.
-        view: index sets, groups and scored rectangles.
-        path: the PNG to write.
-    """
-    figure = Figure(figsize=(11, 3.9), layout="constrained")
-    axes = figure.subplots(1, 3)
-    train = train_positions_rc_px[view.train.frames]
-    test = test_positions_rc_px[view.test.frames]
-    heldout = test_positions_rc_px[view.heldout]
-    _groups(axes[0], train_positions_rc_px, view.train.groups, TRAIN_COLOUR)
-    _map(axes[0], [("train", train, TRAIN_COLOUR)], (), f"train: {len(train)} frames, {len(view.train.groups)} groups")
-    _groups(axes[1], test_positions_rc_px, view.test.groups, TEST_COLOUR)
-    sets = [("test", test, TEST_COLOUR), ("held out", heldout, HELDOUT_COLOUR)]
-    _map(axes[1], sets, view.score_regions, f"test: {len(test)} frames, {len(heldout)} held out")
-    if view.metadata["split"]["kind"] == "region":  # one scan in two parts: both maps on the same axes
-        for panel in axes[:2]:
-            everything = np.concatenate([train, test])
-            _fit_axes(panel, everything)
-    _spacing(axes[2], [("train", train, TRAIN_COLOUR), ("test", test, TEST_COLOUR)])
-    save(figure, path)
-
-
-def _groups(axes: Axes, positions_rc_px: Positions, groups: Int[np.ndarray, "b c"], colour: str) -> None:
-    """Draw a line from each group's seed to its members, for at most 400 groups."""
-    if groups.shape[1] < 2:
-        return
-    drawn = positions_rc_px[groups[:: max(1, len(groups) // DRAWN_GROUPS)]][..., ::-1]
-    segments = [(group[0], member) for group in drawn for member in group[1:]]
-    axes.add_collection(LineCollection(segments, colors=colour, linewidths=0.4, alpha=0.5))
-
-
-def _map(axes: Axes, sets: Sequence[tuple[str, Positions, str]], regions: Sequence[Region], title: str) -> None:
-    """Draw named sets of positions with rows downwards, and the scored rectangles."""
-    for name, positions, colour in sets:
-        if len(positions):
-            axes.scatter(positions[:, 1], positions[:, 0], s=4, color=colour, linewidths=0, label=name)
-    for index, region in enumerate(regions):
-        rows, cols = region.shape
-        label = "scored" if index == 0 else None
-        corner = (region.c0 - 0.5, region.r0 - 0.5)
-        axes.add_patch(Rectangle(corner, cols, rows, label=label, fill=False, edgecolor=REGION_COLOUR, linewidth=1.5))
-    _fit_axes(axes, np.concatenate([positions for _, positions, _ in sets]))
-    axes.set_title(title, fontsize=9)
-    axes.set_xlabel("column, px", fontsize=8)
-    axes.set_ylabel("row, px", fontsize=8)
-    axes.tick_params(labelsize=7)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3, frameon=False)
-
-
-def _fit_axes(axes: Axes, positions_rc_px: Positions) -> None:
-    """Show all positions and a margin of 8 px, rows downwards, one scale."""
-    if len(positions_rc_px):
-        (r0, c0), (r1, c1) = positions_rc_px.min(axis=0) - 8, positions_rc_px.max(axis=0) + 8
-        axes.set_xlim(c0, c1)
-        axes.set_ylim(r1, r0)
-    axes.set_aspect("equal")
-
-
-def _spacing(axes: Axes, sets: Sequence[tuple[str, Positions, str]]) -> None:
-    """Draw the histogram of the distance from each frame to its nearest neighbour in the same set."""
-    found = []
-    for name, positions, colour in sets:
-        if len(positions) > 1:
-            distances = np.asarray(cKDTree(positions).query(positions, k=2)[0])[:, 1]
-            found.append((f"{name}: median {np.median(distances):.3g} px", distances, colour))
-    if found:
-        top = max(float(distances.max()) for _, distances, _ in found)
-        edges = np.linspace(0, max(1.05 * top, 1e-6), 41).tolist()
-        for label, distances, colour in found:
-            axes.hist(distances, bins=edges, color=colour, alpha=0.6, label=label)
-        axes.legend(fontsize=7)
-    axes.set_title("distance to the nearest frame of the set", fontsize=9)
-    axes.set_xlabel("px", fontsize=8)
-    axes.set_ylabel("frames", fontsize=8)
-    axes.tick_params(labelsize=7)
 
 
 def training_curve(history: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""From plan, statuses and scores to tables: what became of every planned run, tidy scores, medians by arm.
+"""From plan, statuses and scores to tables: what became of every planned run, tidy scores, spread over seeds by arm.
 
 Everything here is plain data in, plain data or text out. A run is `ok` only when its last stage ended ok, its scores
 arrived and its picture is not flat; everything else keeps its row, with the reason.
@@ -6,10 +6,12 @@ arrived and its picture is not flat; everything else keeps its row, with the rea
 
 import csv
 import io
-import statistics
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
+
+from ptychoflow.metrics.statistics import Spread, spread
 
 Json = Mapping[str, Any]
 State = Literal["ok", "failed", "missing", "skipped"]
@@ -19,10 +21,14 @@ STAGES = ("prepare", "train", "reconstruct", "lsqml")
 LAST_STAGE = {"train": "reconstruct", "iterative": "lsqml"}
 NOT_WORK = ("import", "compile")
 METRIC_COLUMNS = (
-    "run_id", "condition", "label", "arm", "gridsize", "n", "seed", "block", "object", "part", "metric", "value", "unit",
-    "direction", "range", "status", "collapsed", "reason",
+    "model", "metric", "part", "value", "unit", "range", "seed", "condition", "run_id", "block", "object", "arm", "gridsize",
+    "n", "direction", "status", "collapsed", "reason", "settings",
 )  # fmt: skip
 STATUS_COLUMNS = ("run_id", "state", "reason", "stage", "seconds", "attempts")
+STATISTIC_COLUMNS = (
+    "condition", "model", "block", "part", "metric", "unit", "n", "mean", "std", "median", "minimum", "maximum", "low", "high",
+    "method",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class Outcome:
 
     @property
     def collapsed(self) -> bool:
-        """Whether the picture is flat: scored, and left out of medians."""
+        """Whether the picture is flat: scored, and left out of averages."""
         return bool(self.metrics and self.metrics.get("collapsed")) or self.reason.startswith("collapsed")
 
     def work_seconds(self, *stages: str) -> float | None:
@@ -172,9 +178,8 @@ def tidy_rows(metrics: Sequence[Json]) -> list[dict[str, Any]]:
     """Return one row per score of every run, columns `METRIC_COLUMNS`; None is an empty cell with a reason."""
     rows = []
     for document in metrics:
-        head = {name: document.get(name) for name in METRIC_COLUMNS[:7]} | {
-            "collapsed": bool(document.get("collapsed"))
-        }
+        head = {name: document.get(name) for name in ("seed", "condition", "run_id", "arm", "gridsize", "n")}
+        head |= {"model": document.get("label"), "collapsed": bool(document.get("collapsed"))}
         for (block, part, metric), score in scores_of(document).items():
             rows.append(head | _tidy(block, None, part, metric, score))
         for block in ("stitched", "patch", "consistency"):
@@ -188,7 +193,7 @@ def tidy_rows(metrics: Sequence[Json]) -> list[dict[str, Any]]:
 
 
 def _tidy(block: str, which: int | None, part: str, metric: str, score: Json) -> dict[str, Any]:
-    cells = {name: score.get(name) for name in ("value", "unit", "direction", "range", "status", "reason")}
+    cells = {name: score.get(name) for name in ("value", "unit", "direction", "range", "status", "reason", "settings")}
     return {"block": block, "object": which, "part": part, "metric": metric, **cells}
 
 
@@ -211,7 +216,7 @@ def status_rows(found: Sequence[Outcome]) -> list[dict[str, Any]]:
 
 
 def delimited(rows: Sequence[Json], columns: Sequence[str], *, delimiter: str = ",") -> str:
-    """Return rows as CSV or TSV text with a header line; None is empty, a list is joined by blanks."""
+    """Return rows as CSV or TSV text with a header line; None is empty, a list is joined by blanks, a mapping is JSON."""
     stream = io.StringIO()
     writer = csv.writer(stream, delimiter=delimiter, lineterminator="\n")
     writer.writerow(columns)
@@ -225,6 +230,8 @@ def _cell(value: Any) -> Any:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, Mapping):
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     if isinstance(value, list | tuple):
         return " ".join(str(item) for item in value)
     return value
@@ -235,51 +242,74 @@ class ArmRow:
     """One arm under one condition.
 
     Attributes:
-        scores: (median, number of values) by key over the seeds that count; median None where no value is.
+        scores: spread by key over the seeds that ended ok; n = 0 where no run has a value.
         notes: reason by key, where a score does not apply.
-        train_s, reconstruct_s: median wall time over the seeds that finished, s; None where there is none.
+        train_s, reconstruct_s: median wall time over the seeds that ended ok, s; None where there is none.
         states: how many runs ended in each state.
+        train_n, reconstruct_n: of how many seeds the times are the median.
+        units: unit by key, "1" without one.
     """
 
     condition: str
     label: str
-    scores: Mapping[Key, tuple[float | None, int]]
+    scores: Mapping[Key, Spread]
     notes: Mapping[Key, str]
     train_s: float | None
     reconstruct_s: float | None
     devices: str
     states: Mapping[str, int]
+    train_n: int = 0
+    reconstruct_n: int = 0
+    units: Mapping[Key, str] = field(default_factory=dict)
 
 
 def arm_rows(found: Sequence[Outcome]) -> list[ArmRow]:
-    """Return the medians over seeds of every arm and condition; collapsed and failed runs are counted, not averaged."""
+    """Return the spread over seeds of every arm and condition; collapsed and failed runs are counted, not averaged."""
     cells: dict[tuple[str, str], list[Outcome]] = {}
     for outcome in found:
         cells.setdefault((str(outcome.run["condition"]), str(outcome.run["label"])), []).append(outcome)
-    rows = []
-    for (condition, label), runs in cells.items():
-        good = [outcome for outcome in runs if outcome.state == "ok" and outcome.metrics is not None]
-        scores, notes = medians([outcome.metrics for outcome in good if outcome.metrics is not None])
-        states = {
-            state: sum(outcome.state == state for outcome in runs) for state in ("ok", "failed", "missing", "skipped")
-        }
-        rows.append(
-            ArmRow(
-                condition,
-                label,
-                scores,
-                notes,
-                _median([outcome.work_seconds("train") for outcome in good]),
-                _median([outcome.work_seconds("reconstruct", "lsqml") for outcome in good]),
-                ", ".join(sorted({outcome.device for outcome in good if outcome.device})),
-                {state: count for state, count in states.items() if count},
-            )
-        )
-    return rows
+    return [_arm_row(condition, label, runs) for (condition, label), runs in cells.items()]
 
 
-def medians(metrics: Sequence[Json]) -> tuple[dict[Key, tuple[float | None, int]], dict[Key, str]]:
-    """Return (median, count) by score over several runs, and the reasons of those that do not apply."""
+def _arm_row(condition: str, label: str, runs: Sequence[Outcome]) -> ArmRow:
+    good = [outcome for outcome in runs if outcome.state == "ok" and outcome.metrics is not None]
+    documents = [outcome.metrics for outcome in good if outcome.metrics is not None]
+    scores, notes = spreads(documents)
+    states = {
+        state: sum(outcome.state == state for outcome in runs) for state in ("ok", "failed", "missing", "skipped")
+    }
+    train = _known([outcome.work_seconds("train") for outcome in good])
+    reconstruct = _known([outcome.work_seconds("reconstruct", "lsqml") for outcome in good])
+    return ArmRow(
+        condition=condition,
+        label=label,
+        scores=scores,
+        notes=notes,
+        train_s=train.median,
+        reconstruct_s=reconstruct.median,
+        devices=", ".join(sorted({outcome.device for outcome in good if outcome.device})),
+        states={state: count for state, count in states.items() if count},
+        train_n=train.n,
+        reconstruct_n=reconstruct.n,
+        units={
+            key: str(score.get("unit") or "1") for document in documents for key, score in scores_of(document).items()
+        },
+    )
+
+
+def statistic_rows(rows: Sequence[ArmRow]) -> list[dict[str, Any]]:
+    """Return one row per arm, condition and score that at least one run has, columns `STATISTIC_COLUMNS`."""
+    found = []
+    for row in rows:
+        for (block, part, metric), values in row.scores.items():
+            if values.n:
+                head = {"condition": row.condition, "model": row.label, "block": block, "part": part, "metric": metric}
+                found.append(head | {"unit": row.units[block, part, metric]} | asdict(values))
+    return found
+
+
+def spreads(metrics: Sequence[Json]) -> tuple[dict[Key, Spread], dict[Key, str]]:
+    """Return the spread of every score over several runs, and the reasons of those without a value."""
     values: dict[Key, list[float]] = {}
     notes: dict[Key, str] = {}
     for document in metrics:
@@ -289,9 +319,8 @@ def medians(metrics: Sequence[Json]) -> tuple[dict[Key, tuple[float | None, int]
                 notes.setdefault(key, str(score.get("reason") or "not applicable"))
             else:
                 values[key].append(float(score["value"]))
-    return {key: (_median(found), len(found)) for key, found in values.items()}, notes
+    return {key: spread(found) for key, found in values.items()}, notes
 
 
-def _median(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.median(known) if known else None
+def _known(values: Sequence[float | None]) -> Spread:
+    return spread([value for value in values if value is not None])

@@ -1,0 +1,109 @@
+"""The layers that need more of the machine: what they say where it is lacking, with doubles of apt-get and chromium."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BASICS = ("bash", "cat", "dirname", "id", "mkdir", "mktemp", "rm", "tail")
+
+
+class Machine:
+    """A checkout with two tests, one of them of the layer `browser`, and a PATH of basic commands and doubles."""
+
+    def __init__(self, home: Path):
+        self.home, self.bin = home, home / "bin"
+        shutil.copytree(ROOT / "tools", home / "checkout" / "tools", ignore=shutil.ignore_patterns("__pycache__"))
+        self.bin.mkdir()
+        for name in BASICS:
+            found = shutil.which(name)
+            assert found is not None
+            (self.bin / name).symlink_to(found)
+        self.script(home / "checkout" / ".venv" / "bin" / "python", f'exec "{sys.executable}" "$@"')
+        (home / "checkout" / "pytest.ini").write_text("[pytest]\nmarkers = pipeline\n  browser\n")
+        self.tests("def test_shown(): pass")
+
+    def tests(self, text: str) -> None:
+        text = f"import pytest\ndef test_plain(): pass\n@pytest.mark.browser\n{text}\n"
+        (self.home / "checkout" / "test_both.py").write_text(text)
+
+    def script(self, path: Path, text: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.write_text(f"#!{shutil.which('bash')}\n{text}\n")
+        path.chmod(0o755)
+
+    def double(self, name: str, text: str) -> None:
+        self.script(self.bin / name, text)
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["bash", str(self.home / "checkout" / "tools" / "test.sh"), *arguments]
+        environment = {"PATH": str(self.bin), "HOME": str(self.home)}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    machine = Machine(tmp_path)
+    machine.double("id", "echo 1000")
+    return machine
+
+
+def test_with_a_browser_its_tests_alone_run(machine: Machine) -> None:
+    machine.double("chromium", "exit 1")
+    done = machine.run("machines")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].startswith("browser: ran 1 (1 passed, 0 failed, 0 skipped in")
+    assert (machine.home / "checkout" / "results" / "tests" / "machines.txt").read_text().startswith("browser: ran 1")
+
+
+def test_a_failing_browser_test_fails_the_layer(machine: Machine) -> None:
+    machine.double("chromium", "exit 1")
+    machine.tests("def test_shown(): assert 0")
+    done = machine.run("machines")
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1].startswith("browser: ran 1 (0 passed, 1 failed")
+
+
+def test_without_a_browser_a_user_is_told_and_nothing_fails(machine: Machine) -> None:
+    done = machine.run("machines")
+    assert done.returncode == 0, done.stderr
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("browser: skipped: there is no chromium")
+    assert "apt-get install chromium" in last
+
+
+def test_root_installs_the_browser_and_says_so(machine: Machine) -> None:
+    machine.double("id", "echo 0")
+    install = f"printf '#!{shutil.which('bash')}\\n' >{machine.bin}/chromium; {shutil.which('chmod')} 755 {machine.bin}/chromium"
+    machine.double("apt-get", f'case "$*" in *install*chromium) {install} ;; esac; echo noise; echo noise >&2')
+    done = machine.run("machines")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == "machines: installing Debian's chromium\n"
+    assert "noise" not in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("browser: ran 1")
+
+
+def test_a_browser_that_root_could_not_install_fails_the_run(machine: Machine) -> None:
+    machine.double("id", "echo 0")
+    machine.double("apt-get", "echo 'no route to the mirror'; exit 100")
+    done = machine.run("machines")
+    assert done.returncode == 1
+    assert "no route to the mirror" in done.stderr
+    assert done.stdout.splitlines()[-1] == "browser: skipped: apt-get could not install chromium: see above"
+
+
+def test_browser_tests_are_in_no_other_layer(machine: Machine) -> None:
+    done = machine.run()
+    unit, pipeline = done.stdout.splitlines()[-2:]
+    assert unit.startswith("unit: ran 1 (1 passed")
+    assert pipeline.startswith("pipeline: ran 0")
+
+
+def test_an_unknown_group_is_refused(machine: Machine) -> None:
+    done = machine.run("machine")
+    assert done.returncode == 64
+    assert "got 'machine'" in done.stderr
