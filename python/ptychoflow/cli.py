@@ -83,6 +83,13 @@ def _need(value: dict[str, Any], key: str, *, what: str) -> Any:
     return value[key]
 
 
+def _whole_numbers(text: str, *, what: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{what}: expected whole numbers with commas between them, got '{text}'") from None
+
+
 def _meta(run: dict[str, Any]) -> dict[str, Any]:
     """Return the flat part of a run entry: ids and numbers, without the nested configurations."""
     for key in ("run_id", "condition", "label", "arm", "gridsize", "n", "seed"):
@@ -197,6 +204,7 @@ def train(
         run_meta=_meta(entry),
         model=parse(ModelConfig, config.get("model", {}), what="model"),
         config=parse(TrainConfig, config.get("train", {}), what="train"),
+        backend=str(_need(entry, "backend", what="--run")),
         supervised=bool(_need(entry, "supervised", what="--run")),
         train_scan=train_scan,
         view=view,
@@ -253,14 +261,15 @@ def lsqml(
     code_rev: CodeRev = None,
 ) -> None:
     """Reconstruct the test frames with pty-chi's LSQML: recon.npz, history.csv."""
-    del attempt
     _start(out, code_rev)
     from ptychoflow.commands import lsqml as command
     from ptychoflow.config import LsqmlConfig, parse
 
     entry = _json(run, what="--run")
     config = parse(LsqmlConfig, entry.get("config", {}).get("lsqml", {}), what="lsqml")
-    command.run(config, run_meta=_meta(entry), test_scan=test_scan, view=view, device=device, out_dir=out)
+    command.run(
+        config, run_meta=_meta(entry), test_scan=test_scan, view=view, device=device, attempt=attempt, out_dir=out
+    )
 
 
 @app.command()
@@ -270,6 +279,7 @@ def evaluate(
     test_scan: InputFile,
     view: InputFile,
     patch_metrics: OptionalFile = None,
+    snapshots: OptionalFile = None,
     out: Out = Path(),
     code_rev: CodeRev = None,
 ) -> None:
@@ -286,23 +296,25 @@ def evaluate(
         test_scan=test_scan,
         view=view,
         patch_metrics=patch_metrics,
+        snapshots=snapshots,
         out_dir=out,
     )
 
 
-@app.command()
-def compare(
+@app.command("compare-condition")
+def compare_condition(
     condition: Json,
     test_scan: InputFile,
     view: InputFile,
     recons: Files = None,
     metrics: Files = None,
+    curves: Files = None,
     out: Out = Path(),
     code_rev: CodeRev = None,
 ) -> None:
-    """Put all reconstructions of one condition side by side: metrics_by_model.json, compare_amp_phase.png."""
+    """Put all reconstructions of one condition side by side: visuals/, metrics_by_model.json."""
     _start(out, code_rev)
-    from ptychoflow.commands import compare as command
+    from ptychoflow.commands import compare_condition as command
 
     entry = _json(condition, what="--condition")
     _need(entry, "id", what="--condition")
@@ -312,8 +324,68 @@ def compare(
         view=view,
         recons=recons or [],
         metrics=metrics or [],
+        curves=curves or [],
         out_dir=out,
     )
+
+
+@app.command()
+def compare(
+    recons: Annotated[
+        list[Path],
+        typer.Argument(
+            exists=True, dir_okay=False, help="recon.npz, or a complex array of the truth's shape (.npy, .npz)."
+        ),
+    ],
+    truth: Annotated[
+        list[Path],
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="recon.npz, scan.npz with an object, or complex array. Once for all, or once for each reconstruction.",
+        ),
+    ],
+    labels: Annotated[
+        str | None, typer.Option(help="Comma-separated names, one each; equal names are seeds of one method.")
+    ] = None,
+    align: Annotated[
+        Literal["none", "gauge", "register"],
+        typer.Option(help="Remove nothing, one complex factor, or a believed sub-pixel shift as well."),
+    ] = "gauge",
+    phase_ramp: Annotated[bool, typer.Option(help="Also remove a linear phase.")] = False,
+    max_shift_px: Annotated[float, typer.Option(help="Largest shift that is looked for, px.")] = 5.0,
+    canonical_grid: Annotated[
+        int | None, typer.Option(help="Samples along the longer side, e.g. 256; the truth's pixels when absent.")
+    ] = None,
+    region: Annotated[str | None, typer.Option(help="Rows and columns to score: r0,r1,c0,c1.")] = None,
+    resample_pixel_size: Annotated[
+        bool, typer.Option(help="Resample another pixel size instead of refusing it.")
+    ] = False,
+    ms_ssim_sigma: Annotated[float, typer.Option(help="Blur before MS-SSIM, px.")] = 0.0,
+    ms_ssim_levels: Annotated[int, typer.Option(help="Scales of MS-SSIM, 1 to 5.")] = 5,
+    legacy_metrics: Annotated[bool, typer.Option(help="Add the scores of published tables as legacy_*.")] = False,
+    out: Out = Path("comparison"),
+) -> None:
+    """Score reconstructions against one truth: tables, pictures and report.html, without a workflow."""
+    _start(out, None)
+    from ptychoflow.commands import compare as command
+    from ptychoflow.config import EvaluateConfig, parse
+
+    options = {
+        "align": align, "phase_ramp": phase_ramp, "max_shift_px": max_shift_px, "canonical_grid": canonical_grid,
+        "resample_pixel_size": resample_pixel_size, "ms_ssim_sigma": ms_ssim_sigma, "ms_ssim_levels": ms_ssim_levels,
+        "legacy_metrics": legacy_metrics,
+    }  # fmt: skip
+    text = command.run(
+        parse(EvaluateConfig, options, what="compare"),
+        recons=recons,
+        truths=truth,
+        labels=None if labels is None else [label.strip() for label in labels.split(",")],
+        region=None if region is None else _whole_numbers(region, what="--region"),
+        out_dir=out,
+    )
+    print(text)
+    print(f"report: {out / 'report.html'}")
 
 
 @app.command()
@@ -321,15 +393,16 @@ def collect(
     plan: InputFile,
     statuses: Files = None,
     metrics: Files = None,
-    pictures: Files = None,
-    compares: Files = None,
-    reference_metrics: Files = None,
+    comparisons: Annotated[
+        list[Path] | None,
+        typer.Option(exists=True, file_okay=False, help="Folder visuals/ of a condition; may be repeated."),
+    ] = None,
     histories: Files = None,
     min_success: Annotated[int, typer.Option(min=0, help="Fewest ok runs for success.")] = 1,
     out: Out = Path(),
     code_rev: CodeRev = None,
 ) -> None:
-    """Gather every run into metrics.csv, run_status.tsv, summary.md and report.html."""
+    """Gather every run into tables, summary.md and report.html."""
     _start(out, code_rev)
     from ptychoflow.commands import collect as command
 
@@ -337,9 +410,7 @@ def collect(
         plan=plan,
         statuses=statuses or [],
         metrics=metrics or [],
-        pictures=pictures or [],
-        compares=compares or [],
-        reference_metrics=reference_metrics or [],
+        comparisons=comparisons or [],
         histories=histories or [],
         min_success=min_success,
         out_dir=out,

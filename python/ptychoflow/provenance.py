@@ -14,7 +14,7 @@ from ptychoflow.data.storage import write_json
 from ptychoflow.errors import ContractError
 from ptychoflow.records import View
 
-VERSIONED = ("numpy", "scipy", "h5py", "scikit-image", "torch", "ptychi")
+VERSIONED = ("numpy", "scipy", "h5py", "scikit-image", "torch", "tensorflow", "tensorflow-cpu", "keras", "ptychi")
 
 
 def sha256_file(path: Path) -> str:

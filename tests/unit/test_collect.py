@@ -1,5 +1,6 @@
 """COLLECT: tables and report from files under arbitrary names."""
 
+import base64
 import csv
 import json
 
@@ -8,15 +9,16 @@ import pytest
 
 import report_sample as sample
 from ptychoflow.commands import collect
-from ptychoflow.report.figures import amp_phase, compare_amp_phase
+from ptychoflow.report.figures import compare_amp_phase
 
 PICTURE = np.exp(1j * np.linspace(0, 1, 35)).reshape(5, 7).astype(np.complex64)
+CONDITION = "lines_d1e9"
 
 
 @pytest.fixture
 def files(tmp_path):
     """Everything that arrived, called as a workflow calls it: numbered folders, names that tell nothing."""
-    given = {name: [] for name in ("statuses", "metrics", "pictures", "compares", "reference_metrics", "histories")}
+    given = {name: [] for name in ("statuses", "metrics", "comparisons", "histories")}
 
     def add(kind, name, text=None):
         path = tmp_path / kind / str(len(given[kind])) / name
@@ -30,10 +32,10 @@ def files(tmp_path):
         add("statuses", "status.json", json.dumps(document))
     for document in sample.METRICS:
         add("metrics", "metrics.json", json.dumps(document))
-        amp_phase(PICTURE, PICTURE, title=f"{document['run_id']}: truth", path=add("pictures", "amp_phase.png"))
-    compare_amp_phase([], PICTURE, add("compares", "compare_amp_phase.png"), title="lines_d1e9: arms")
-    own = {"condition": "lines_d1e9", "name": "truth", "consistency": {"heldout": {"contrast": sample.score(0.99)}}}
-    add("reference_metrics", "reference_metrics.json", json.dumps(own))
+    visuals = tmp_path / "comparisons" / "0" / "visuals"
+    compare_amp_phase([], PICTURE, visuals / "compare_amp_phase.png", title=f"{CONDITION}: arms")
+    (visuals / "comparison.json").write_text(json.dumps(sample.COMPARISONS[CONDITION]))
+    given["comparisons"].append(visuals)
     add("histories", f"{sample.LSQML['run_id']}.history.csv", "epoch,loss,seconds\n0,2.0,0.1\n1,,0.1\n2,1.0,0.1\n")
     (tmp_path / "plan.json").write_text(json.dumps(sample.PLAN))
     return {"plan": tmp_path / "plan.json", **given}
@@ -48,7 +50,7 @@ def test_every_planned_run_is_in_the_table_and_the_ok_ones_are_counted(files, tm
     n_ok = collect.run(**files, min_success=1, out_dir=tmp_path / "out")
     rows = read_status(tmp_path / "out")
     assert [row["run_id"] for row in rows] == [run["run_id"] for run in (*sample.PLAN["runs"], *sample.PLAN["skipped"])]
-    assert n_ok == sum(row["state"] == "ok" for row in rows) == 3
+    assert n_ok == sum(row["state"] == "ok" for row in rows) == 6
     assert {row["state"] for row in rows} == {"ok", "failed", "missing", "skipped"}
     assert all(row["reason"] for row in rows if row["state"] != "ok")
 
@@ -56,15 +58,14 @@ def test_every_planned_run_is_in_the_table_and_the_ok_ones_are_counted(files, tm
 def test_files_are_known_by_what_is_in_them(files, tmp_path):
     collect.run(**files, min_success=1, out_dir=tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text()
-    assert page.count("<img ") == len(sample.METRICS) + 2  # one comparison, one loss curve
-    for document in sample.METRICS:
-        assert f'alt="Amplitude and phase of run {document["run_id"]},' in page
+    embedded = base64.b64encode((files["comparisons"][0] / "compare_amp_phase.png").read_bytes()).decode()
+    assert embedded in page
     assert "is left out" not in page
     with (tmp_path / "out" / "metrics.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert {row["run_id"] for row in rows} == {"", *(document["run_id"] for document in sample.METRICS)}
     own = next(row for row in rows if row["run_id"] == "")
-    assert (own["condition"], own["label"], own["value"]) == ("lines_d1e9", "truth", "0.99")
+    assert (own["condition"], own["model"], own["value"]) == (CONDITION, "truth", "0.99")
 
 
 def test_order_of_arrival_changes_no_byte(files, tmp_path):
@@ -79,27 +80,46 @@ def test_nothing_arrived(files, tmp_path):
     empty = {name: [] if isinstance(value, list) else value for name, value in files.items()}
     assert collect.run(**empty, min_success=1, out_dir=tmp_path / "out") == 0
     states = [row["state"] for row in read_status(tmp_path / "out")]
-    assert states == ["missing"] * 7 + ["skipped"]
+    assert states == ["missing"] * len(sample.PLAN["runs"]) + ["skipped"]
     assert "fewer than the 1 asked for" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_what_cannot_be_assigned_is_said(files, tmp_path):
-    for kind, name, content in (
-        ("pictures", "stranger.png", b"\x89PNG\r\n\x1a\n"),
-        ("compares", "metrics_by_model.json", b"{}"),
-        ("histories", "history.csv", b"epoch,loss\n"),
-    ):
-        path = tmp_path / name
-        path.write_bytes(content)
-        files[kind].append(path)
+    history = tmp_path / "history.csv"
+    history.write_text("epoch,loss\n")
+    files["histories"].append(history)
+    other = tmp_path / "visuals"
+    other.mkdir()
+    (other / "comparison.json").write_text(json.dumps({**sample.COMPARISONS[CONDITION], "condition": "elsewhere"}))
+    files["comparisons"].append(other)
     stranger = tmp_path / "strange.json"
     stranger.write_text(json.dumps(sample.status(sample.planned("other", "lsqml", 0), "lsqml")))
     files["statuses"].append(stranger)
     collect.run(**files, min_success=1, out_dir=tmp_path / "out")
     text = (tmp_path / "out" / "summary.md").read_text()
-    for name in ("stranger.png", "metrics_by_model.json", "history.csv"):
-        assert f"- {name} is left out: expected" in text
+    assert "- history.csv is left out: expected" in text
+    assert "- the pictures of 'elsewhere' are left out" in text
     assert "- other__lsqml__n64__s0 reported, but the plan does not know it" in text
+
+
+def test_statistics_and_comparisons_are_tables_too(files, tmp_path):
+    collect.run(**files, min_success=1, out_dir=tmp_path / "out")
+    rows = {}
+    for name in ("statistics", "comparisons"):
+        with (tmp_path / "out" / f"{name}.csv").open(newline="") as stream:
+            rows[name] = list(csv.DictReader(stream))
+    wanted = ("pinn_tf_gs1", "phase", "pearson")
+    one = next(row for row in rows["statistics"] if (row["model"], row["part"], row["metric"]) == wanted)
+    assert (one["n"], one["method"]) == ("3", "student")
+    assert float(one["low"]) < float(one["mean"]) < float(one["high"])
+    assert {row["verdict"] for row in rows["comparisons"]} >= {"no difference shown"}
+
+
+def test_the_sheet_for_reentry_lists_what_was_scored(files, tmp_path):
+    collect.run(**files, min_success=1, out_dir=tmp_path / "out")
+    with (tmp_path / "out" / "recons.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {(row["label"], row["seed"]) for row in rows} == {(d["label"], str(d["seed"])) for d in sample.METRICS}
 
 
 def test_histories_go_to_the_longest_matching_id(tmp_path):

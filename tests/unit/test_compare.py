@@ -1,183 +1,191 @@
-"""COMPARE: the arrays that were scored, by label and seed, whoever is missing."""
+"""`ptychoflow compare`: files from anywhere, scored, drawn and reported without a workflow."""
 
-import json
+import csv
 
 import numpy as np
 import pytest
 
-from ptychoflow.commands import compare, evaluate
+from ptychoflow.commands import compare
 from ptychoflow.config import EvaluateConfig
-from ptychoflow.data.storage import read_json, read_npz, save_recon, save_scan, save_view
+from ptychoflow.data.storage import read_json, save_recon, save_scan
 from ptychoflow.errors import ContractError, UsageError
-from ptychoflow.frames import Canvas, Region
-from ptychoflow.records import FrameSet, Normalization, Recon, Scan, View
-from ptychoflow.report.html import png_title
-from scan_files import made_from
-
-SHAPE = (41, 53)
-REGION = Region(9, 31, 11, 42)
-CONDITION = {"id": "lines"}
+from ptychoflow.frames import Canvas
+from ptychoflow.records import Recon, Scan
+from torus import SHAPE, torus_object
 
 
-def make_scan(*, with_object=True):
-    rng = np.random.default_rng(2)
-    smooth = rng.standard_normal(SHAPE).cumsum(axis=1) / 8
-    truth = ((1 + 0.3 * rng.random(SHAPE)) * np.exp(1j * smooth)).astype(np.complex64)
-    rows, cols = np.meshgrid(np.arange(8, 34, 5.0), np.arange(8, 45, 6.0), indexing="ij")
+@pytest.fixture
+def _no_pictures(monkeypatch):
+    """Drawing takes seconds: most tests look at the numbers only."""
+
+    for name in ("compare_amp_phase", "amp_phase", "error_maps", "frc_curves"):
+        monkeypatch.setattr(f"ptychoflow.commands.condition.{name}", lambda *_a, **_k: None)
+    monkeypatch.setattr("ptychoflow.commands.condition.blink_panels", lambda *_a, **_k: ([], ""))
+
+
+def write(path, image, *, origin=(0, 0), **changes):
+    recon = Recon(image.astype(np.complex64), np.ones(image.shape, np.float32), Canvas(origin, image.shape), **changes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_recon(path, recon)
+    return path
+
+
+def noisy(image, amount, seed):
+    return image + amount * np.random.default_rng(seed).normal(size=(*image.shape, 2)).view(np.complex128)[..., 0]
+
+
+def run(tmp_path, recons, truth, *, labels=None, region=None, **options):
+    out = tmp_path / "out"
+    out.mkdir(exist_ok=True)
+    truths = truth if isinstance(truth, list) else [truth]
+    text = compare.run(
+        EvaluateConfig(**options), recons=recons, truths=truths, labels=labels, region=region, out_dir=out
+    )
+    return out, text
+
+
+def scores(out, metric, part):
+    rows = csv.DictReader((out / "metrics.csv").read_text().splitlines())
+    return {(row["model"], int(row["seed"])): row for row in rows if (row["metric"], row["part"]) == (metric, part)}
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_files_of_every_kind_are_read(tmp_path):
+    truth = torus_object()
+    np.save(tmp_path / "truth.npy", truth)
+    np.savez(tmp_path / "bare.npz", anything=2j * truth, real=np.ones(3))
+    np.save(tmp_path / "plain.npy", noisy(truth, 0.1, 1))
+    placed = write(tmp_path / "placed" / "recon.npz", truth[5:160, 8:180], origin=(5, 8))
+    out, text = run(
+        tmp_path,
+        [tmp_path / "bare.npz", tmp_path / "plain.npy", placed],
+        tmp_path / "truth.npy",
+        region=(10, 150, 10, 170),
+    )
+    mae = scores(out, "mae", "amp")
+    assert float(mae["bare", 0]["value"]) == pytest.approx(0, abs=1e-6)
+    assert float(mae["placed", 0]["value"] if ("placed", 0) in mae else mae["recon", 0]["value"]) == pytest.approx(
+        0, abs=1e-6
+    )
+    assert 0.05 < float(mae["plain", 0]["value"]) < 0.15
+    assert "plain" in text
+    for name in ("report.html", "statistics.csv", "comparisons.csv", "metrics_by_model.json", "manifest.json"):
+        assert (out / name).stat().st_size > 0
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_a_scan_with_an_object_is_a_truth(tmp_path):
+    truth = torus_object()
+    rows, cols = np.meshgrid(np.arange(20, 150, 10.0), np.arange(20, 170, 10.0), indexing="ij")
     positions = np.stack([rows.ravel(), cols.ravel()], axis=1)
-    return Scan(
-        amplitude=rng.random((len(positions), 9, 9)).astype(np.float32),
-        positions_rc_px=positions,
-        probe=np.ones((9, 9), np.complex64),
-        scan_index=np.zeros(len(positions), np.int64),
-        object=truth if with_object else None,
-        metadata={"object_role": "truth"} if with_object else {},
-    )
+    frames = np.ones((len(positions), 16, 16), np.float32)
+    index = np.zeros(len(positions), np.int64)
+    scan = Scan(frames, positions, np.ones((16, 16), np.complex64), index, truth, metadata={"object_role": "truth"})
+    save_scan(tmp_path / "scan.npz", scan)
+    out, _ = run(tmp_path, [write(tmp_path / "a" / "recon.npz", truth)], tmp_path / "scan.npz", labels=["a"])
+    assert read_json(out / "metrics_by_model.json")["a"]["reference_shape"] == [121, 141]
 
 
-class Study:
-    """A folder with a scan, a view and reconstructions, scored by EVALUATE itself."""
-
-    def __init__(self, folder, *, with_object=True):
-        self.folder, self.scan = folder, make_scan(with_object=with_object)
-        self.scan_path, self.view_path = folder / "scan.npz", folder / "view.npz"
-        frames = np.arange(self.scan.n_frames, dtype=np.int64)
-        sets = FrameSet(frames[:-4], frames[:-4, None])
-        view = View(sets, sets, frames[-4:], Normalization(1.0, 1.0, 1.0, 1.0, True), (REGION,), {})
-        save_scan(self.scan_path, self.scan)
-        save_view(self.view_path, made_from(view, self.scan_path))
-        self.recons, self.metrics = [], []
-
-    def add(self, label, seed, picture, *, config=None):
-        """Score a reconstruction: `picture` on the object's grid, stored on a canvas that starts elsewhere."""
-        run_id = f"lines__{label}__n9__s{seed}"
-        folder = self.folder / run_id
-        canvas = Canvas((-3, 2), (SHAPE[0] + 5, SHAPE[1] - 2))
-        stored = np.zeros(canvas.shape, np.complex64)
-        stored[3 : 3 + SHAPE[0], :] = picture[:, 2:]
-        recon = Recon(stored, np.ones(canvas.shape, np.float32), canvas, metadata={"run_id": run_id})
-        save_recon(folder / "recon.npz", recon)
-        meta = {
-            "run_id": run_id, "condition": "lines", "label": label, "arm": label, "gridsize": 1, "n": 9, "seed": seed,
-        }  # fmt: skip
-        evaluate.run(
-            config or EvaluateConfig(), run_meta=meta, recon=folder / "recon.npz", test_scan=self.scan_path,
-            view=self.view_path, patch_metrics=None, out_dir=folder,
-        )  # fmt: skip
-        self.recons.append(folder / "recon.npz")
-        self.metrics.append(folder / "metrics.json")
-        return read_json(folder / "metrics.json")
-
-    def compare(self, **changes):
-        out_dir = self.folder / "out"
-        arguments = {
-            "condition": CONDITION, "test_scan": self.scan_path, "view": self.view_path, "recons": self.recons,
-            "metrics": self.metrics, "out_dir": out_dir,
-        }  # fmt: skip
-        compare.run(**{**arguments, **changes})
-        return out_dir
+@pytest.mark.usefixtures("_no_pictures")
+def test_arms_that_differ_by_noise_only_are_declared_equal(tmp_path):
+    truth = torus_object()
+    np.save(tmp_path / "truth.npy", truth)
+    plan = [("one", 0.2, seed) for seed in range(4)] + [("two", 0.2, seed + 10) for seed in range(4)]
+    plan += [("worse", 0.4, seed + 20) for seed in range(4)]
+    files = [
+        write(tmp_path / f"{label}{seed}" / "recon.npz", noisy(truth, amount, seed)) for label, amount, seed in plan
+    ]
+    out, text = run(tmp_path, files, tmp_path / "truth.npy", labels=[label for label, _, _ in plan])
+    rows = list(csv.DictReader((out / "comparisons.csv").read_text().splitlines()))
+    assert {row["n"] for row in rows if row["kind"] == "seeds"} == {"4"}
+    verdict = {(row["kind"], row["part"], row["metric"], row["first"], row["second"]): row["verdict"] for row in rows}
+    equal = {key: found for key, found in verdict.items() if {"one", "two"} == set(key[3:])}
+    apart = {key: found for key, found in verdict.items() if "worse" in key[3:] and key[2] in ("mae", "nrmse")}
+    assert equal
+    assert set(equal.values()) == {"no difference shown"}
+    assert apart
+    assert set(apart.values()) == {"first"}  # the better one comes first
+    assert "no difference shown" in text
 
 
-def noisy(truth, amount, seed):
-    return truth + amount * np.random.default_rng(seed).standard_normal((*SHAPE, 2)).view(np.complex128)[..., 0]
+@pytest.mark.usefixtures("_no_pictures")
+def test_one_picture_of_each_is_judged_by_its_blocks(tmp_path):
+    truth = torus_object()
+    np.save(tmp_path / "truth.npy", truth)
+    plan = [("one", 0.2, 1), ("two", 0.2, 2), ("worse", 0.3, 3)]
+    files = [write(tmp_path / label / "recon.npz", noisy(truth, amount, seed)) for label, amount, seed in plan]
+    out, text = run(tmp_path, files, tmp_path / "truth.npy")
+    entries = read_json(out / "visuals" / "comparison.json")["spatial"]
+    verdict = {(entry["first"], entry["second"], entry["part"]): entry["verdict"] for entry in entries}
+    assert verdict["one", "two", "amp"] == verdict["one", "two", "phase"] == "no difference shown"
+    assert verdict["one", "worse", "amp"] == verdict["two", "worse", "phase"] == "first"
+    assert "n = 1" in text
 
 
-def test_aligned_arrays_are_those_that_were_scored(tmp_path):
-    study = Study(tmp_path)
-    truth = study.scan.object
-    rows, cols = np.indices(SHAPE)
-    ramped = truth * np.exp(1j * (0.03 * rows - 0.02 * cols)) * 3 * np.exp(0.7j)
-    study.add("exact", 0, 2.5 * np.exp(1.1j) * truth)
-    study.add("ramped", 0, ramped, config=EvaluateConfig(phase_ramp=True))
-    study.add("raw", 0, 1.25 * truth, config=EvaluateConfig(align="none"))
-    out = study.compare()
-    arrays = read_npz(out / "reconstructions_aligned.npz")
-    target = truth[9:31, 11:42]
-    assert np.array_equal(arrays["ground_truth_complex"], target)
-    assert arrays["origin_rc_px"].tolist() == [[9, 11]]
-    # float32 rounding of a product, 1e-6 relative; the ramp is found to 6e-5 of a frequency step of 2 pi / 22 per px,
-    # which over 31 px gives at most 5e-4 rad
-    assert np.allclose(arrays["exact_s0_complex"], target, rtol=0, atol=5e-6)
-    assert np.allclose(arrays["ramped_s0_complex"], target, rtol=0, atol=1e-3)
-    assert np.allclose(arrays["raw_s0_complex"], 1.25 * target, rtol=0, atol=5e-6)
-    metadata = json.loads(str(arrays["metadata"]))
-    assert metadata["runs"]["exact_s0"] == "lines__exact__n9__s0"
-    assert metadata["alignment"]["raw_s0"]["by_object"][0]["mode"] == "none"
+@pytest.mark.usefixtures("_no_pictures")
+def test_adding_an_arm_changes_no_score_of_another(tmp_path):
+    truth = torus_object()
+    np.save(tmp_path / "truth.npy", truth)
+    files = [write(tmp_path / name / "recon.npz", noisy(truth, 0.2, seed)) for seed, name in enumerate(("a", "b"))]
+    alone, _ = run(tmp_path, files[:1], tmp_path / "truth.npy", align="register")
+    before = read_json(alone / "metrics_by_model.json")["a"]
+    both, _ = run(tmp_path, files, tmp_path / "truth.npy", align="register")
+    assert read_json(both / "metrics_by_model.json")["a"] == before
 
 
-def test_models_are_means_over_seeds_with_every_seed_beside(tmp_path):
-    study = Study(tmp_path)
-    truth = study.scan.object
-    documents = [study.add("net", seed, noisy(truth, amount, seed)) for seed, amount in ((0, 0.02), (1, 0.3))]
-    flat = study.add("net", 2, np.full(SHAPE, 1.0))
-    study.add("lsqml", 0, truth)
-    models = read_json(study.compare() / "metrics_by_model.json")
-    assert sorted(models) == ["lsqml", "net"]
-    net = models["net"]
-    assert flat["collapsed"]
-    assert (net["seeds"], net["collapsed_seeds"]) == ([0, 1], [2])
-    assert net["reference_shape"] == [22, 31]
-    values = [document["stitched"]["phase"]["mae"]["value"] for document in documents]
-    assert net["metrics"]["mae"][1] == pytest.approx(sum(values) / 2)
-    assert net["metrics"]["complex_nrmse"] == pytest.approx(
-        sum(document["stitched"]["complex"]["nrmse"]["value"] for document in documents) / 2
-    )
-    assert sorted(net["by_seed"]) == ["0", "1", "2"]
-    assert net["by_seed"]["1"]["stitched"] == documents[1]["stitched"]
-    assert net["consistency"]["heldout"]["contrast"]["n"] == 2
+@pytest.mark.usefixtures("_no_pictures")
+def test_truths_must_be_one_object(tmp_path):
+    truth = torus_object()
+    files = [write(tmp_path / name / "recon.npz", truth) for name in ("n64", "n128", "a", "b")]
+    run(tmp_path, files[2:], files[:2])
+    other = write(tmp_path / "other" / "recon.npz", torus_object(9))
+    with pytest.raises(ContractError, match="same object"):
+        run(tmp_path, files[2:], [files[0], other])
+    with pytest.raises(UsageError, match="one for all, or one for each"):
+        run(tmp_path, files, files[:2])
 
 
-def test_an_arm_whose_every_seed_collapsed_has_no_mean(tmp_path):
-    study = Study(tmp_path)
-    study.add("net", 0, np.full(SHAPE, 1.0))
-    net = read_json(study.compare() / "metrics_by_model.json")["net"]
-    assert net["metrics"] == {"not_applicable": "every seed collapsed"}
-    assert net["by_seed"]["0"]["stitched"]["amp"]["mae"]["value"] > 0
+@pytest.mark.usefixtures("_no_pictures")
+def test_pixel_sizes_that_differ_are_refused_unless_asked_for(tmp_path):
+    truth = write(tmp_path / "truth" / "recon.npz", torus_object(cut_off=0.3), pixel_size_m=10e-9)
+    other = write(tmp_path / "a" / "recon.npz", torus_object(cut_off=0.3), pixel_size_m=12e-9)
+    with pytest.raises(ContractError, match="resample_pixel_size"):
+        run(tmp_path, [other], truth)
+    run(tmp_path, [other], truth, resample_pixel_size=True, region=(10, 120, 10, 140))
 
 
-def test_adding_an_arm_changes_no_other(tmp_path):
-    study = Study(tmp_path)
-    study.add("a", 0, noisy(study.scan.object, 0.1, 1))
-    alone = read_json(study.compare() / "metrics_by_model.json")["a"]
-    study.add("b", 0, noisy(study.scan.object, 0.5, 2))
-    assert read_json(study.compare() / "metrics_by_model.json")["a"] == alone
+@pytest.mark.usefixtures("_no_pictures")
+def test_what_cannot_be_scored_is_refused_in_words(tmp_path):
+    truth = write(tmp_path / "truth" / "recon.npz", torus_object())
+    np.save(tmp_path / "small.npy", torus_object()[:50])
+    with pytest.raises(ContractError, match="without an origin cannot be placed"):
+        run(tmp_path, [tmp_path / "small.npy"], truth)
+    np.savez(tmp_path / "real.npz", image=np.ones((9, 9)))
+    with pytest.raises(ContractError, match="exactly one complex image"):
+        run(tmp_path, [tmp_path / "real.npz"], truth)
+    with pytest.raises(ContractError, match="not inside the canvas"):
+        run(tmp_path, [write(tmp_path / "part" / "recon.npz", torus_object()[:50])], truth)
+    with pytest.raises(UsageError, match="--labels names 2"):
+        run(tmp_path, [truth], truth, labels=["a", "b"])
+    with pytest.raises(UsageError, match="four numbers"):
+        run(tmp_path, [truth], truth, region=(1, 2, 3))
 
 
-def test_without_any_run_the_truth_stands_alone(tmp_path):
-    out = Study(tmp_path).compare()
-    assert read_json(out / "metrics_by_model.json") == {}
-    assert sorted(read_npz(out / "reconstructions_aligned.npz")) == ["ground_truth_complex", "metadata", "origin_rc_px"]
-    assert png_title((out / "compare_amp_phase.png").read_bytes()).startswith("lines: ")
-    assert (out / "manifest.json").exists()
-
-
-def test_the_scans_own_object_is_scored_by_the_same_code(tmp_path):
-    own = read_json(Study(tmp_path).compare() / "reference_metrics.json")
-    assert (own["condition"], own["name"]) == ("lines", "truth")
-    assert own["consistency"]["heldout"]["contrast"]["value"] is not None
-
-
-def test_without_an_object_the_first_arm_sets_scale_and_phase(tmp_path):
-    study = Study(tmp_path, with_object=False)
-    picture = make_scan().object
-    study.add("a", 0, picture)
-    study.add("b", 0, 4j * picture)
-    out = study.compare()
-    assert not (out / "reference_metrics.json").exists()
-    arrays = read_npz(out / "reconstructions_aligned.npz")
-    assert "ground_truth_complex" not in arrays
-    assert np.allclose(arrays["a_s0_complex"], arrays["b_s0_complex"], atol=5e-6)
-    assert json.loads(str(arrays["metadata"]))["scale_and_phase_of"] == "a_s0"
-    assert "not_applicable" in read_json(out / "metrics_by_model.json")["a"]["metrics"]
-
-
-def test_files_that_do_not_belong_together_are_refused(tmp_path):
-    study = Study(tmp_path)
-    for label in ("a", "b"):
-        study.add(label, 0, study.scan.object)
-    with pytest.raises(ContractError, match="came with the metrics of run 'lines__b"):
-        study.compare(metrics=study.metrics[::-1])
-    with pytest.raises(UsageError, match="one of each per run"):
-        study.compare(metrics=study.metrics[:1])
-    with pytest.raises(ContractError, match="belongs to condition 'lines', not to 'star'"):
-        study.compare(condition={"id": "star"})
+@pytest.mark.slow
+def test_the_report_names_what_was_corrected_and_what_not(tmp_path):
+    """The whole command with its pictures, on copies whose faults are known."""
+    truth = torus_object()
+    np.save(tmp_path / "truth.npy", truth)
+    copies = {
+        "shifted": 1.3j * torus_object(shift=(0.5, -0.25)),
+        "ramped": truth * np.exp(0.01j * np.arange(SHAPE[1])),
+        "conjugated": truth.conj(),
+        "noise_a": noisy(truth, 0.2, 1),
+        "noise_b": noisy(truth, 0.2, 2),
+    }
+    files = [write(tmp_path / name / "recon.npz", image) for name, image in copies.items()]
+    out, _ = run(tmp_path, files, tmp_path / "truth.npy", align="register")
+    html = (out / "report.html").read_text()
+    for text in ("shift of (0.50, -0.25) px", "phase ramp", "conj"):
+        assert text in html
+    assert len(html) < 5_000_000

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from ptychoflow.commands.evaluate import CONSISTENCY_FRAMES, _evenly, evaluate_reference, run
+from ptychoflow.commands.evaluate import read_frc, run
 from ptychoflow.config import EvaluateConfig
-from ptychoflow.data.storage import read_json, save_recon, save_scan, save_view, write_json
+from ptychoflow.data.storage import read_json, save_recon, save_scan, save_snapshots, save_view, write_json
 from ptychoflow.errors import ContractError, UsageError
 from ptychoflow.frames import Canvas, Region
 from ptychoflow.physics.fourier import far_field_amplitude
 from ptychoflow.physics.patches import gather
-from ptychoflow.records import FrameSet, Normalization, Recon, Scan, View
+from ptychoflow.records import FrameSet, Normalization, Recon, Scan, Snapshots, View
+from ptychoflow.scoring.diffraction import CONSISTENCY_FRAMES, evenly, reference_consistency
 from scan_files import made_from
 
 N = 16
@@ -32,6 +33,7 @@ META = {
     "n": N,
     "seed": 0,
 }
+RUN = {**META, "kind": "train", "supervised": False}
 CANVAS = Canvas((3, 2), (55, 80))
 
 
@@ -77,7 +79,15 @@ def recon_of(image: np.ndarray, **changes: Any) -> Recon:
 
 
 def evaluated(
-    folder: Path, scan: Scan, view: View, recon: Recon, *, patch: dict | None = None, **options: Any
+    folder: Path,
+    scan: Scan,
+    view: View,
+    recon: Recon,
+    *,
+    patch: dict | None = None,
+    snapshots: Snapshots | None = None,
+    meta: dict[str, Any] = RUN,
+    **options: Any,
 ) -> dict[str, Any]:
     """Write the inputs, run the command, read metrics.json back."""
     save_scan(folder / "scan.npz", scan)
@@ -85,13 +95,16 @@ def evaluated(
     save_recon(folder / "recon.npz", recon)
     if patch is not None:
         write_json(folder / "patch_metrics.json", patch)
+    if snapshots is not None:
+        save_snapshots(folder / "snapshots.npz", snapshots)
     run(
         EvaluateConfig(**options),
-        run_meta=META,
+        run_meta=meta,
         recon=folder / "recon.npz",
         test_scan=folder / "scan.npz",
         view=folder / "view.npz",
         patch_metrics=None if patch is None else folder / "patch_metrics.json",
+        snapshots=None if snapshots is None else folder / "snapshots.npz",
         out_dir=folder,
     )
     return read_json(folder / "metrics.json")
@@ -132,7 +145,7 @@ def test_stitched_is_the_mean_over_objects(tmp_path: Path, scan: Scan, view: Vie
 def test_frc_csv_and_the_picture_are_written(tmp_path: Path, scan: Scan, view: View):
     evaluated(tmp_path, scan, view, recon_of(truth_object()))
     rows = list(csv.DictReader((tmp_path / "frc.csv").read_text().splitlines()))
-    assert list(rows[0]) == ["object", "part", "frequency_nyquist", "frc", "n_samples"]
+    assert list(rows[0]) == ["seed", "object", "part", "frequency_nyquist", "frc", "n_samples"]
     assert {(row["object"], row["part"]) for row in rows} == {(o, p) for o in "01" for p in ("amp", "phase", "complex")}
     assert len(rows) == 2 * 3 * (31 // 2)
     assert (tmp_path / "amp_phase.png").stat().st_size > 1000
@@ -147,7 +160,7 @@ def test_a_phase_free_truth_gives_null_scores_with_a_reason_in_strict_json(tmp_p
     assert metrics["stitched"]["complex"]["nrmse"]["value"] > 0
     text = (tmp_path / "metrics.json").read_text()
     json.loads(text, parse_constant=lambda token: pytest.fail(token))
-    assert "phase" not in {row.split(",")[1] for row in (tmp_path / "frc.csv").read_text().splitlines()}
+    assert "phase" not in {row.split(",")[2] for row in (tmp_path / "frc.csv").read_text().splitlines()}
 
 
 def test_without_an_object_only_consistency_is_scored(tmp_path: Path, scan: Scan, view: View):
@@ -159,7 +172,7 @@ def test_without_an_object_only_consistency_is_scored(tmp_path: Path, scan: Scan
     assert metrics["consistency"]["heldout"]["contrast"]["value"] > 0.9999
     assert metrics["collapsed"] is False
     assert evaluated(tmp_path, bare, view, recon_of(np.full(SHAPE, 0.7)))["collapsed"] is True
-    assert evaluate_reference(bare, view) == {"not_applicable": "no object in the scan"}
+    assert reference_consistency(bare, view) == {"not_applicable": "no object in the scan"}
 
 
 def test_a_reference_is_called_one(tmp_path: Path, scan: Scan, view: View):
@@ -227,7 +240,7 @@ def test_a_refined_probe_is_used_for_consistency(tmp_path: Path, scan: Scan, vie
 
 
 def test_the_scans_own_object_is_consistent(scan: Scan, view: View):
-    block = evaluate_reference(scan, view)
+    block = reference_consistency(scan, view)
     assert block["heldout"]["r_factor"]["value"] < 1e-6
     assert block["test"]["contrast"]["value"] == pytest.approx(1)
     assert block["test"]["frames"]["uncovered"] == 0
@@ -253,11 +266,11 @@ def test_patch_metrics_are_passed_on(tmp_path: Path, scan: Scan, view: View):
 def test_a_malformed_reconstruction_is_refused_with_all_its_faults(tmp_path: Path, scan: Scan, view: View):
     image = truth_object()
     image[20, 20] = np.nan
-    bad = recon_of(image, canvas=Canvas((30, 2), CANVAS.shape), probe=np.ones((1, 8, 8), dtype=np.complex64))
+    bad = recon_of(image, canvas=Canvas((30, 2), CANVAS.shape), probe=np.full((1, 8, 8), np.nan, dtype=np.complex64))
     with pytest.raises(ContractError) as error:
         evaluated(tmp_path, scan, view, bad)
     # The canvas misses the top rows of both regions.
-    for text in ("4 problems", "'object' has 1 values that are NaN", "8 px a side", "not inside the canvas"):
+    for text in ("4 problems", "'object' has 1 values that are NaN", "'probe' has 64 values", "not inside the canvas"):
         assert text in str(error.value)
     assert not (tmp_path / "metrics.json").exists()
     with pytest.raises(ContractError, match="nothing is covered"):
@@ -265,26 +278,26 @@ def test_a_malformed_reconstruction_is_refused_with_all_its_faults(tmp_path: Pat
     np.savez(tmp_path / "recon.npz", object=np.ones(CANVAS.shape))
     with pytest.raises(ContractError, match="'weight' is missing"):
         run(
-            EvaluateConfig(), run_meta=META, recon=tmp_path / "recon.npz", test_scan=tmp_path / "scan.npz",
-            view=tmp_path / "view.npz", patch_metrics=None, out_dir=tmp_path,
+            EvaluateConfig(), run_meta=RUN, recon=tmp_path / "recon.npz", test_scan=tmp_path / "scan.npz",
+            view=tmp_path / "view.npz", patch_metrics=None, snapshots=None, out_dir=tmp_path,
         )  # fmt: skip
 
 
 def test_a_run_entry_without_its_ids_is_refused(tmp_path: Path):
     with pytest.raises(UsageError, match=r"keys \['run_id', 'condition'\] are missing"):
         run(
-            EvaluateConfig(), run_meta={k: META[k] for k in list(META)[2:]}, recon=tmp_path, test_scan=tmp_path,
-            view=tmp_path, patch_metrics=None, out_dir=tmp_path,
+            EvaluateConfig(), run_meta={k: RUN[k] for k in list(RUN)[2:]}, recon=tmp_path, test_scan=tmp_path,
+            view=tmp_path, patch_metrics=None, snapshots=None, out_dir=tmp_path,
         )  # fmt: skip
 
 
 def test_long_sets_are_thinned_evenly_to_both_ends():
     frames = np.arange(100, 3000)
-    chosen = _evenly(frames, CONSISTENCY_FRAMES)
+    chosen = evenly(frames, CONSISTENCY_FRAMES)
     assert len(chosen) == len(set(chosen)) == CONSISTENCY_FRAMES
     assert (chosen[0], chosen[-1]) == (100, 2999)
     assert np.ptp(np.diff(chosen)) <= 1
-    np.testing.assert_array_equal(_evenly(frames[:7], CONSISTENCY_FRAMES), frames[:7])
+    np.testing.assert_array_equal(evenly(frames[:7], CONSISTENCY_FRAMES), frames[:7])
 
 
 def test_another_scan_than_the_views_is_refused(tmp_path: Path, scan: Scan, view: View):
@@ -293,4 +306,84 @@ def test_another_scan_than_the_views_is_refused(tmp_path: Path, scan: Scan, view
     save_scan(tmp_path / "scan.npz", replace(scan, amplitude=scan.amplitude[::-1].copy()))
     options = {"recon": tmp_path / "recon.npz", "test_scan": tmp_path / "scan.npz", "view": tmp_path / "view.npz"}
     with pytest.raises(ContractError, match=r"scan.npz is not the test scan that the view was made from"):
-        run(EvaluateConfig(), run_meta=META, patch_metrics=None, out_dir=tmp_path, **options)
+        run(EvaluateConfig(), run_meta=RUN, patch_metrics=None, snapshots=None, out_dir=tmp_path, **options)
+
+
+def test_a_probe_of_another_side_predicts_no_frame(tmp_path: Path, scan: Scan, view: View):
+    """Arms with different N are compared in object space; their probes say nothing about these frames."""
+    metrics = evaluated(tmp_path, scan, view, recon_of(truth_object(), probe=np.ones((1, 8, 8), dtype=np.complex64)))
+    assert "8 px a side" in metrics["consistency"]["not_applicable"]
+    assert metrics["stitched"]["amp"]["mae"]["value"] == pytest.approx(0, abs=1e-6)
+
+
+def test_the_deviance_needs_the_photon_scale(tmp_path: Path, scan: Scan, view: View):
+    block = evaluated(tmp_path, scan, view, recon_of(truth_object()))["consistency"]["heldout"]
+    assert block["deviance"]["value"] is None
+    assert "how many photons" in block["deviance"]["reason"]
+    known = replace(scan, metadata={"object_role": "truth", "photons_per_intensity": 7.0})
+    block = evaluated(tmp_path, known, view, recon_of(truth_object()))["consistency"]["heldout"]
+    # Noise-free frames: the rate equals the counts but for float32 rounding and its least value in dark pixels.
+    assert block["deviance"]["value"] == pytest.approx(0, abs=1e-6)
+    noisy = recon_of(truth_object() * (1 + 0.3 * np.random.default_rng(0).normal(size=SHAPE)))
+    assert evaluated(tmp_path, known, view, noisy)["consistency"]["heldout"]["deviance"]["value"] > 1e-3
+
+
+def test_quality_over_time_ends_with_the_final_state(tmp_path: Path, scan: Scan, view: View):
+    """Earlier states are scored like the final one: the state that equals it has its scores."""
+    noise = np.random.default_rng(3).normal(size=(2, *SHAPE))
+    rough = recon_of(truth_object() * (1 + 0.4 * noise[0] + 0.4j * noise[1])).object
+    cost = {"epochs": 40, "train_seconds": 8.0, "reconstruct_seconds": 2.0}
+    final = recon_of(truth_object() * (1 + 0.1 * noise[1]), metadata={"cost": cost})
+    states = Snapshots(
+        np.array([1, 5]), np.array([0.5, 2.5]), np.array([2.0, 2.1]), np.stack([rough, final.object]), CANVAS
+    )
+    metrics = evaluated(tmp_path, scan, view, final, snapshots=states)
+    entries = metrics["snapshots"]
+    assert [(e["epoch"], e["train_seconds"], e["final"]) for e in entries] == [
+        (1, 0.5, False),
+        (5, 2.5, False),
+        (40, 8.0, True),
+    ]
+    phase = [entry["scores"]["phase.pearson"]["value"] for entry in entries]
+    assert phase[0] < phase[1] == pytest.approx(phase[2], abs=1e-6)
+    assert phase[2] == metrics["stitched"]["phase"]["pearson"]["value"]
+    contrast = [entry["scores"]["heldout.contrast"]["value"] for entry in entries]
+    assert contrast[0] < contrast[1] == pytest.approx(contrast[2], abs=1e-6)
+    assert evaluated(tmp_path, scan, view, recon_of(truth_object()))["snapshots"] == []
+
+
+def test_fairness_tells_what_an_arm_was_given(tmp_path: Path, scan: Scan, view: View):
+    cost = {"epochs": 40, "train_seconds": 8.0, "reconstruct_seconds": 2.0}
+    recon = recon_of(truth_object(), metadata={"cost": cost, "device": "cpu"})
+    block = evaluated(tmp_path, scan, view, recon)["fairness"]
+    assert (block["reads_test_frames"], block["saw_truth"], block["train_test"]) == (True, False, "the same frames")
+    assert (block["epochs"], block["train_seconds"], block["device"]) == (40, 8.0, "cpu")
+    assert "trained on the test frames" in block["notes"][0]
+    iterative = evaluated(tmp_path, scan, view, recon, meta={**RUN, "kind": "iterative"})["fairness"]
+    assert (iterative["reads_test_frames"], iterative["n_train_frames"]) == (True, 0)
+    imported = evaluated(tmp_path, scan, view, recon, meta={**RUN, "kind": "imported"})["fairness"]
+    assert imported["reads_test_frames"] is imported["saw_truth"] is None
+
+
+def test_a_leak_is_an_error_and_never_scored(tmp_path: Path, scan: Scan, view: View):
+    leaking = replace(view, heldout=np.append(view.heldout, view.test.frames[3]))
+    with pytest.raises(ContractError, match="1 held-out frames are also test frames"):
+        evaluated(tmp_path, scan, leaking, recon_of(truth_object()))
+    with pytest.raises(ContractError, match="learned from the truth of the frames"):
+        evaluated(tmp_path, scan, view, recon_of(truth_object()), meta={**RUN, "supervised": True})
+    two_parts = replace(view, metadata={"split": {"kind": "region"}})
+    with pytest.raises(ContractError, match="train frames are also test frames"):
+        evaluated(tmp_path, scan, two_parts, recon_of(truth_object()))
+    pair = replace(view, metadata={"split": {"kind": "scans"}})
+    with pytest.raises(ContractError, match="the same file"):
+        evaluated(tmp_path, scan, pair, recon_of(truth_object()))
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_curves_come_back_from_their_file(tmp_path: Path, scan: Scan, view: View):
+    evaluated(tmp_path, scan, view, recon_of(truth_object() * (1 + 0.2 * np.random.default_rng(1).normal(size=SHAPE))))
+    curves = read_frc(tmp_path / "frc.csv")
+    assert [sorted(parts) for parts in curves] == [["amp", "complex", "phase"]] * 2
+    first = curves[0]["complex"]
+    assert first.frequency_nyquist[0] == pytest.approx(2 / 31, abs=1e-6)
+    assert first.correlation[0] > 0.9 > 0.5 > first.correlation[-1]

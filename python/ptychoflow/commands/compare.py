@@ -1,240 +1,253 @@
-"""COMPARE: all reconstructions of one condition on one grid, side by side, and their scores by arm.
+"""`ptychoflow compare`: reconstructions from anywhere scored against one truth, without a workflow.
 
-    recon.npz ..., metrics.json ... -> compare_amp_phase.png, reconstructions_aligned.npz, metrics_by_model.json, manifest.json
-                                       and reference_metrics.json where the scan holds an object
+    A/recon.npz B/recon.npz --truth T -> metrics.csv, statistics.csv, comparisons.csv, metrics_by_model.json, visuals/,
+                                         reconstructions_aligned.npz, <label>_frc.csv, summary.md, report.html
 
-The alignment that EVALUATE recorded is applied again as it stands, so pictures and scores show the same arrays. Runs
-that did not arrive are simply not there.
+A reconstruction is a recon.npz, or a complex array (.npy, or .npz with one) of the truth's shape. The truth is a recon.npz, a
+scan.npz with an object, or a complex array. The scored rectangle depends on the truth (and its scan) alone.
 """
 
-import json
-import logging
-from collections.abc import Mapping, Sequence
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Complex, Complex64
+from jaxtyping import Complex64
 
-from ptychoflow.commands.evaluate import evaluate_reference
+from ptychoflow.commands.collect import read_visuals, write_tables
+from ptychoflow.commands.condition import Member, write_condition
+from ptychoflow.commands.evaluate import IDENTITY, check_recon, facts_of
+from ptychoflow.config import EvaluateConfig
 from ptychoflow.data.schema import SCHEMA_VERSION
-from ptychoflow.data.storage import load_recon, load_scan, load_view, read_json, save_recon, write_json, write_npz
+from ptychoflow.data.storage import load_recon, load_scan, read_npz
 from ptychoflow.errors import ContractError, UsageError
-from ptychoflow.frames import Canvas
-from ptychoflow.imaging.align import align, ramp_phasor
-from ptychoflow.provenance import check_scan, write_manifest
-from ptychoflow.records import Recon, Scan, View
-from ptychoflow.report.figures import compare_amp_phase
+from ptychoflow.frames import Canvas, Region
+from ptychoflow.imaging.harmonize import check_same_object, pixel_ratio
+from ptychoflow.imaging.regions import largest_rectangle, score_region
+from ptychoflow.provenance import versions, write_manifest
+from ptychoflow.records import Recon
+from ptychoflow.report.sections import ReportInput
+from ptychoflow.report.tables import outcomes
+from ptychoflow.scoring.diffraction import covered_pixels
+from ptychoflow.scoring.pieces import Piece, score_piece, stitched_blocks
 
-logger = logging.getLogger(__name__)
+CONDITION = "comparison"
 
-Json = Mapping[str, Any]
-Pieces = list[Complex64[np.ndarray, "h w"]]
+INTERPOLATION_PX = 4
+"""What the interpolation of a shifted rectangle looks at beyond its edge, px."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What reconstructions are scored against.
+
+    Attributes:
+        object: (H, W) complex64 on `canvas`.
+        canvas: where its pixel [0, 0] lies.
+        region: the rectangle that it covers.
+        role: `truth` or `reference`.
+        pixel_size_m: side of a pixel, m; None where unknown.
+    """
+
+    object: Complex64[np.ndarray, "h w"]
+    canvas: Canvas
+    region: Region
+    role: str
+    pixel_size_m: float | None = None
 
 
 def run(
+    config: EvaluateConfig,
     *,
-    condition: dict[str, Any],
-    test_scan: Path,
-    view: Path,
-    recons: list[Path],
-    metrics: list[Path],
+    recons: Sequence[Path],
+    truths: Sequence[Path],
+    labels: Sequence[str] | None,
+    region: Sequence[int] | None,
     out_dir: Path,
-) -> None:
-    """Write the comparison of one condition.
+) -> str:
+    """Score, draw and write everything into `out_dir`; return the summary for the terminal.
 
     Args:
-        condition: its entry in the plan.
-        test_scan: scan that was reconstructed.
-        view: any view of the condition; the scored rectangles do not depend on gridsize.
-        recons: one recon.npz per run, in the order of `metrics`; may be empty.
-        metrics: one metrics.json per run.
+        config: alignment and options of the scores.
+        recons: the reconstructions.
+        truths: the truth; or one for each reconstruction, such as scans of different N, which must hold the same object.
+        labels: a name for each reconstruction, equal names being seeds of one method; None takes file or folder names.
+        region: rows r0, r1 and columns c0, c1 to score, in the truth's frame; None is what the truth covers, less the largest
+            shift on every side where shifts are looked for.
         out_dir: folder to write into.
 
     Raises:
-        UsageError: when the two lists differ in length.
-        ContractError: when a reconstruction and its metrics belong to different runs, or to another condition.
+        UsageError: wrong numbers of truths, labels or bounds.
+        ContractError: a file is not what it should be, truths differ, or a reconstruction does not reach over the rectangle.
     """
-    if len(recons) != len(metrics):
+    if len(truths) not in (1, len(recons)):
         raise UsageError(
-            f"--recons names {len(recons)} files, --metrics {len(metrics)}; give one of each per run, in one order"
+            f"--truth: give one for all, or one for each of the {len(recons)} reconstructions; got {len(truths)}"
         )
-    scan, the_view = load_scan(test_scan), load_view(view)
-    check_scan(test_scan, the_view, "test")
-    documents = [read_json(path) for path in metrics]
-    truth = _truth(scan, the_view)
-    aligned: dict[str, Pieces] = {}
-    for path, document in zip(recons, documents, strict=True):
-        recon = load_recon(path)
-        _check(recon, document, condition)
-        pieces = [recon.object[recon.canvas.slices_of(region)] for region in the_view.score_regions]
-        target = truth or (next(iter(aligned.values())) if aligned else None)
-        aligned[_name(document)] = _aligned(pieces, document, target)
-    first_seeds = _first_seeds(documents)
-    compare_amp_phase(
-        [(document["label"], aligned[_name(document)][0]) for document in first_seeds],
-        truth[0] if truth else None,
-        out_dir / "compare_amp_phase.png",
-        title=f"{condition['id']}: first seed of every arm",
-        truth_name=scan.object_role or "truth",
-    )
-    write_npz(out_dir / "reconstructions_aligned.npz", _arrays(aligned, truth, the_view, documents, scan))
-    write_json(out_dir / "metrics_by_model.json", by_model(documents, the_view))
-    outputs = ["compare_amp_phase.png", "reconstructions_aligned.npz", "metrics_by_model.json"]
-    if scan.object is not None:
-        own = {"schema_version": SCHEMA_VERSION, "condition": condition["id"], "name": scan.object_role}
-        write_json(out_dir / "reference_metrics.json", own | {"consistency": evaluate_reference(scan, the_view)})
-        shape = (scan.object.shape[0], scan.object.shape[1])
-        facts = {"arm": scan.object_role, "run_id": f"{condition['id']}__{scan.object_role}"}
-        own_recon = Recon(scan.object, np.ones(shape, dtype=np.float32), Canvas((0, 0), shape), scan.probe[None], facts)
-        save_recon(out_dir / "gt_recon.npz", own_recon)
-        outputs += ["reference_metrics.json", "gt_recon.npz"]
-    inputs = {"test_scan": test_scan, "view": view}
-    inputs |= {f"recon_{_name(document)}": path for document, path in zip(documents, recons, strict=True)}
-    write_manifest(out_dir, command="compare", inputs=inputs, outputs=outputs, parameters=condition)
-    logger.info("compared %d runs of %s", len(documents), condition["id"])
+    if labels is not None and len(labels) != len(recons):
+        raise UsageError(f"--labels names {len(labels)} reconstructions, there are {len(recons)}")
+    if region is not None and len(region) != 4:
+        raise UsageError(f"--region: expected four numbers r0,r1,c0,c1, got {len(region)}")
+    truth = _one_truth(truths)
+    scored = Region(*region) if region is not None else _shrunk(truth.region, config)
+    entries = _entries(labels or _names(recons))
+    members, pieces = [], []
+    for path, entry in zip(recons, entries, strict=True):
+        piece, document = _score(path, entry, truth, scored, config)
+        pieces.append(piece)
+        members.append(Member(document, [piece.recon], [piece.covered], [piece.curves]))
+    target = [piece.truth for piece in pieces[:1] if piece.truth is not None]
+    files = write_condition(out_dir, CONDITION, members, target, [scored], truth_name=truth.role, reference=None)
+    documents = [member.document for member in members]
+    plan: dict[str, Any] = {
+        "conditions": [{"id": CONDITION}], "datasets": [], "views": [], "runs": entries, "skipped": [],
+        "parameters": asdict(config),
+    }  # fmt: skip
+    comparisons, pictures = read_visuals([out_dir / "visuals"])
+    report = ReportInput(
+        plan=plan, found=outcomes(plan, [], documents), comparisons=comparisons, pictures=pictures, versions=versions(),
+        visuals_beside=True,
+    )  # fmt: skip
+    files += write_tables(out_dir, report, documents)
+    inputs = {f"recon_{index}": path for index, path in enumerate(recons)}
+    inputs |= {f"truth_{index}": path for index, path in enumerate(truths)}
+    write_manifest(out_dir, command="compare", inputs=inputs, outputs=files, parameters=asdict(config))
+    return (out_dir / "summary.md").read_text()
 
 
-def _name(document: Json) -> str:
-    return f"{document['label']}_s{document['seed']}"
+def _names(recons: Sequence[Path]) -> list[str]:
+    """Return the files' names without suffix; the folders' where files share one, as every recon.npz does."""
+    names = [path.stem for path in recons]
+    if len(set(names)) < len(names) or names == ["recon"]:
+        names = [path.resolve().parent.name for path in recons]
+    return [re.sub(r"[^A-Za-z0-9._-]+", "_", name) for name in names]
 
 
-def _check(recon: Recon, document: Json, condition: Json) -> None:
-    """Refuse files that do not belong together: a swapped pair would put one arm's picture under another's scores."""
-    stated = recon.metadata.get("run_id")
-    if stated is not None and stated != document["run_id"]:
-        raise ContractError(
-            f"recon.npz of run '{stated}' came with the metrics of run '{document['run_id']}'; give both in one order"
-        )
-    if document["condition"] != condition["id"]:
-        raise ContractError(
-            f"run '{document['run_id']}' belongs to condition '{document['condition']}', not to '{condition['id']}'"
-        )
+def _entries(labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Return a run's entry for every label; equal labels are numbered as seeds in the order given."""
+    seen: Counter[str] = Counter()
+    entries = []
+    for label in labels:
+        seed = seen[label]
+        seen[label] += 1
+        entries.append(
+            {
+                "run_id": f"{CONDITION}__{label}__s{seed}", "condition": CONDITION, "view": CONDITION, "label": label,
+                "arm": "imported", "kind": "imported", "supervised": False, "gridsize": 1, "n": None, "seed": seed,
+            }
+        )  # fmt: skip
+    return entries
 
 
-def _truth(scan: Scan, view: View) -> Pieces:
-    """Return the scan's object cut to each scored rectangle; empty without an object."""
-    if scan.object is None:
-        return []
-    canvas = Canvas((0, 0), (scan.object.shape[0], scan.object.shape[1]))
-    return [scan.object[canvas.slices_of(region)] for region in view.score_regions]
-
-
-def _aligned(pieces: Pieces, document: Json, target: Pieces | None) -> Pieces:
-    """Return the pieces as they were scored.
-
-    Without truth or reference nothing was scored, and each arm has a scale and phase of its own: `target`, the first
-    arm, then sets them for the picture; the first arm itself (None) stays as it is.
-    """
-    records = (document.get("alignment") or {}).get("by_object")
-    if records:
-        return [apply_record(piece, record) for piece, record in zip(pieces, records, strict=True)]
-    if target is None:
-        return pieces
-    return [align(piece, to, mode="gauge", phase_ramp=False)[0] for piece, to in zip(pieces, target, strict=True)]
-
-
-def apply_record(piece: Complex[np.ndarray, "h w"], record: Json) -> Complex64[np.ndarray, "h w"]:
-    """Return a reconstruction with a recorded alignment applied: first the phase ramp, then the complex factor."""
-    result = piece.astype(np.complex128)
-    if record["ramp_rad_per_px"] is not None:
-        row, col = record["ramp_rad_per_px"]
-        result = result * ramp_phasor(result.shape, (row, col))
-    if record["mode"] == "gauge" and record["gauge_abs"] is not None:
-        result = result * (record["gauge_abs"] * np.exp(1j * record["gauge_arg_rad"]))
-    return result.astype(np.complex64)
-
-
-def _first_seeds(documents: Sequence[Json]) -> list[Json]:
-    """Return the run with the smallest seed of every label, labels in the order they came."""
-    first: dict[str, Json] = {}
-    for document in documents:
-        label = document["label"]
-        if label not in first or document["seed"] < first[label]["seed"]:
-            first[label] = document
-    return list(first.values())
-
-
-def _arrays(
-    aligned: Mapping[str, Pieces], truth: Pieces, view: View, documents: Sequence[Json], scan: Scan
-) -> dict[str, np.ndarray | str]:
-    """Return the members of reconstructions_aligned.npz: `<label>_s<seed>_complex`, `_o<k>` appended from the second object on."""
-    named = ({"ground_truth": truth} if truth else {}) | dict(aligned)
-    arrays: dict[str, np.ndarray | str] = {}
-    for name, pieces in named.items():
-        for index, piece in enumerate(pieces):
-            arrays[f"{name}_complex" + (f"_o{index}" if index else "")] = piece
-    arrays["origin_rc_px"] = np.array([[region.r0, region.c0] for region in view.score_regions], dtype=np.int64)
-    facts = {
+def _score(
+    path: Path, entry: dict[str, Any], truth: Truth, region: Region, config: EvaluateConfig
+) -> tuple[Piece, dict[str, Any]]:
+    """Return the scored rectangle of one file and its metrics.json."""
+    recon = load_reconstruction(path, truth)
+    ratio = pixel_ratio(recon.pixel_size_m, truth.pixel_size_m, resample=config.resample_pixel_size)
+    check_recon(recon, [region], ratio=ratio, what=str(path))
+    piece = score_piece(recon, truth.object, truth.canvas, region, config, ratio=ratio)
+    blocks = stitched_blocks([piece])
+    no_frames = {"not_applicable": "compared without a scan's frames"}
+    document = {
         "schema_version": SCHEMA_VERSION,
-        "object_role": scan.object_role,
-        "runs": {_name(document): document["run_id"] for document in documents},
-        "alignment": {_name(document): document["alignment"] for document in documents},
+        **{name: entry[name] for name in IDENTITY},
+        "against": truth.role,
+        **facts_of([piece], truth.pixel_size_m),
+        **blocks,
+        "patch": no_frames,
+        "consistency": no_frames,
+        "snapshots": [],
+        "fairness": None,
     }
-    if not truth and aligned:
-        facts["scale_and_phase_of"] = next(iter(aligned))
-    arrays["metadata"] = json.dumps(facts, sort_keys=True, allow_nan=False)
-    return arrays
+    return piece, document
 
 
-def by_model(documents: Sequence[Json], view: View) -> dict[str, Any]:
-    """Return metrics_by_model.json: scores by label, means over the seeds that did not collapse (all of them in `by_seed`)."""
-    labels: dict[str, list[Json]] = {}
-    for document in documents:
-        labels.setdefault(document["label"], []).append(document)
-    found = {}
-    for label, runs in labels.items():
-        counted = [document for document in runs if not document["collapsed"]]
-        found[label] = {
-            "arm": runs[0]["arm"],
-            "gridsize": runs[0]["gridsize"],
-            "n": runs[0]["n"],
-            "reference_shape": list(view.score_regions[0].shape),
-            "seeds": sorted(document["seed"] for document in counted),
-            "collapsed_seeds": sorted(document["seed"] for document in runs if document["collapsed"]),
-            "metrics": flat(_mean_over(counted, "stitched")),
-            "patch": _mean_over(counted, "patch"),
-            "consistency": _mean_over(counted, "consistency"),
-            "by_seed": {
-                str(document["seed"]): {name: document[name] for name in ("stitched", "patch", "consistency")}
-                for document in runs
-            },
-        }
-    return found
+def load_truth(path: Path) -> Truth:
+    """Return the truth of a recon.npz, a scan.npz with an object, or a file with one complex array.
 
-
-def _mean_over(documents: Sequence[Json], block: str) -> dict[str, Any]:
-    if not documents:
-        return {"not_applicable": "every seed collapsed"}
-    return mean_block([document[block] for document in documents])
-
-
-def mean_block(blocks: Sequence[Json]) -> dict[str, Any]:
-    """Return the mean of the same block over several runs; what is not a score is taken from the first.
-
-    A score without a value in some runs is the mean of the others, and `n` says of how many.
+    Raises:
+        ContractError: the file holds no complex object.
     """
-    result: dict[str, Any] = {}
-    for name, first in blocks[0].items():
-        members = [block[name] for block in blocks if isinstance(block.get(name), Mapping)]
-        if not isinstance(first, Mapping):
-            result[name] = first
-        elif "value" in first:
-            values = [member["value"] for member in members if member.get("value") is not None]
-            result[name] = {**first, "value": float(np.mean(values)) if values else None, "n": len(values)}
-        else:
-            result[name] = mean_block(members)
-    return result
+    names = set() if path.suffix == ".npy" else set(read_npz(path))
+    if names & {"diff3d", "diffraction"}:
+        scan = load_scan(path)
+        if scan.object is None:
+            raise ContractError(f"{path}: this scan holds no 'objectGuess' to score against")
+        shape = (scan.object.shape[0], scan.object.shape[1])
+        region = score_region(scan.positions_rc_px, scan.probe, object_shape=shape)
+        return Truth(scan.object, Canvas((0, 0), shape), region, scan.object_role or "truth", scan.pixel_size_m)
+    if "object" in names:
+        recon = load_recon(path)
+        found = largest_rectangle(covered_pixels(recon))
+        r0, c0 = recon.canvas.origin_rc_px
+        region = Region(found.r0 + r0, found.r1 + r0, found.c0 + c0, found.c1 + c0)
+        return Truth(recon.object, recon.canvas, region, "truth", recon.pixel_size_m)
+    image = _complex_array(path)
+    return Truth(image, Canvas((0, 0), image.shape), Region(0, image.shape[0], 0, image.shape[1]), "truth")
 
 
-def flat(stitched: Json) -> dict[str, Any]:
-    """Return the stitched block in the published layout: `{"mae": [amplitude, phase], ...}`, others as `complex_nrmse`."""
-    if "not_applicable" in stitched:
-        return dict(stitched)
-    pair = [stitched["amp"], stitched["phase"]]
-    names = list(dict.fromkeys(name for part in pair for name in part))
-    result: dict[str, Any] = {name: [part.get(name, {}).get("value") for part in pair] for name in names}
-    for part, scores in stitched.items():
-        if part not in ("amp", "phase"):
-            result |= {f"{part}_{name}": score["value"] for name, score in scores.items()}
-    return result
+def load_reconstruction(path: Path, truth: Truth) -> Recon:
+    """Return a recon.npz, or a bare complex array that lies on the truth's own pixels.
+
+    Raises:
+        ContractError: no complex object, or a bare array of another shape than the truth's.
+    """
+    if path.suffix != ".npy" and "object" in read_npz(path):
+        return load_recon(path)
+    image = _complex_array(path)
+    if image.shape != truth.object.shape:
+        raise ContractError(
+            f"{path}: an array of shape {image.shape} without an origin cannot be placed on a truth of shape "
+            f"{truth.object.shape}; write it as recon.npz with 'origin_rc_px' (docs/data.md)"
+        )
+    return Recon(image, np.ones(image.shape, dtype=np.float32), truth.canvas, pixel_size_m=truth.pixel_size_m)
+
+
+def _complex_array(path: Path) -> Complex64[np.ndarray, "h w"]:
+    """Return the one complex image of a .npy or .npz file; a scan's or another program's `objectGuess` counts by its name."""
+    try:
+        arrays = {path.name: np.load(path, allow_pickle=False)} if path.suffix == ".npy" else read_npz(path)
+    except ValueError as error:
+        raise ContractError(f"{path}: not a NumPy array: {error}") from error
+    images = {name: np.squeeze(array) for name, array in arrays.items() if np.iscomplexobj(array)}
+    images = {name: image for name, image in images.items() if image.ndim == 2}
+    if "objectGuess" in images:
+        images = {"objectGuess": images["objectGuess"]}
+    if len(images) != 1:
+        found = ", ".join(f"{name} {array.shape} {array.dtype}" for name, array in arrays.items())
+        raise ContractError(
+            f"{path}: expected a recon.npz, or exactly one complex image; found {len(images)} among: {found}"
+        )
+    return next(iter(images.values())).astype(np.complex64)
+
+
+def _one_truth(paths: Sequence[Path]) -> Truth:
+    """Return the truth of several files that must hold the same object, with the rectangle that all of them cover."""
+    truths = {str(path): load_truth(path) for path in dict.fromkeys(paths)}
+    check_same_object({name: truth.object for name, truth in truths.items()})
+    first = next(iter(truths.values()))
+    regions = [truth.region for truth in truths.values()]
+    common = Region(
+        max(region.r0 for region in regions), min(region.r1 for region in regions),
+        max(region.c0 for region in regions), min(region.c1 for region in regions),
+    )  # fmt: skip
+    if min(common.shape) <= 0:
+        raise ContractError(f"the truths {', '.join(truths)} cover no common rectangle")
+    return replace(first, region=common)
+
+
+def _shrunk(region: Region, config: EvaluateConfig) -> Region:
+    """Return the rectangle less a margin on every side where a shift is looked for, so that a shifted one still has pixels."""
+    margin = math.ceil(config.max_shift_px) + INTERPOLATION_PX if config.align == "register" else 0
+    shrunk = Region(region.r0 + margin, region.r1 - margin, region.c0 + margin, region.c1 - margin)
+    if min(shrunk.shape) < 2:
+        raise ContractError(
+            f"nothing is left of {region.shape[0]} x {region.shape[1]} px after a margin of {margin} px for registration; "
+            "lower max_shift_px"
+        )
+    return shrunk

@@ -22,7 +22,7 @@ def run(config: IngestConfig, *, dataset_id: str, scan: Path, out_dir: Path) -> 
     Raises:
         ContractError: the file is refused; nothing is written then.
     """
-    from ptychoflow.report.figures import scan_preview
+    from ptychoflow.report.previews import scan_preview
 
     ingested, transformations = ingest_file(scan, config)
     ingested = replace(ingested, metadata={**ingested.metadata, "dataset": dataset_id})

@@ -19,7 +19,7 @@ from ptychoflow.errors import ContractError, UsageError
 from ptychoflow.imaging.regions import score_region
 from ptychoflow.provenance import sha256_file, write_manifest
 from ptychoflow.records import FrameSet, Scan, View
-from ptychoflow.report.figures import view_preview
+from ptychoflow.report.previews import view_preview
 
 logger = logging.getLogger(__name__)
 

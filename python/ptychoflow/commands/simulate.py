@@ -40,7 +40,7 @@ def run(config: SimulateConfig, *, dataset_id: str, base: Path | None, out_dir: 
         UsageError: options that exclude each other.
         ContractError: a base file that does not hold what is needed.
     """
-    from ptychoflow.report.figures import scan_preview
+    from ptychoflow.report.previews import scan_preview
 
     loaded = None if base is None else load_base(base)
     scan = simulate_scan(config, loaded)

@@ -1,0 +1,1 @@
+"""From one reconstruction to its scores: alignment and metrics put together, arrays in and plain records out."""
