@@ -3,6 +3,7 @@
 //
 //   PLAN - SIMULATE | INGEST - PREPARE - TRAIN - RECONSTRUCT | LSQML - EVALUATE - COMPARE - COLLECT
 //
+// With --from evaluate reconstructions are given, and views where there are any; both join the flow where the others do.
 // PLAN decides everything that parameters decide; the channels below only carry its entries to the processes.
 // Channels hold [key, ...] with a String key wherever they are joined; a process takes one of them, all else are values.
 
@@ -18,38 +19,35 @@ include { COMPARE       } from './modules/compare'
 include { COLLECT       } from './modules/collect'
 include { CHECK_OUTCOME } from './modules/check_outcome'
 include {
-    checkedParameters ; codeRevision ; completionTable ; helpText ; jsonText ; locatedDatasets
-    missingFiles ; planParameters ; readJson ; runTexts ; studyFile ; verdict
-    writeFallbackTable ; writeParameters
+    checkedParameters ; codeRevision ; completionTable ; helpText ; jsonText ; located ; missingFiles
+    planParameters ; readJson ; runTexts ; studyFile ; verdict ; writeFallbackTable ; writeParameters
 } from './modules/functions'
 
 // Scans of all datasets of a plan: [dataset id, scan.npz].
 workflow SCANS {
     take:
     ch_plan
-    sheet_folder
     code_rev
 
     main:
     ch_datasets = ch_plan
-        .flatMap { plan ->
-            def located = locatedDatasets(plan, sheet_folder, workflow.launchDir)
-            def missing = missingFiles(located)
-            missing ? error(missing) : located
-        }
-        .map { one -> [[id: one.id, kind: one.kind], jsonText(one.entry), one.source ?: []] }
-        .branch { meta, _entry, _source ->
+        .flatMap { plan -> plan.datasets }
+        .map { one -> [[id: one.id, kind: one.kind], jsonText(one.subMap(['id', 'config'])), one.file ?: []] }
+        .branch { meta, _entry, _file ->
             simulate: meta.kind == 'simulate'
-            ingest: true
+            ingest: meta.kind == 'ingest'
+            ready: meta.kind == 'ready'
         }
     SIMULATE(ch_datasets.simulate, code_rev)
     INGEST(ch_datasets.ingest, code_rev)
 
     emit:
-    scans = SIMULATE.out.scan.mix(INGEST.out.scan).map { meta, scan -> [meta.id, scan] }
+    scans = SIMULATE.out.scan
+        .mix(INGEST.out.scan, ch_datasets.ready.map { meta, _entry, scan -> [meta, scan] })
+        .map { meta, scan -> [meta.id, scan] }
 }
 
-// Views that the data could give: [view id, train scan, test scan, view.npz].
+// Views that the data could give, or that were given: [view id, train scan, test scan, view.npz].
 workflow VIEWS {
     take:
     ch_plan
@@ -59,37 +57,45 @@ workflow VIEWS {
     main:
     ch_planned = ch_plan
         .flatMap { plan -> plan.views }
-        .map { view -> [view.train, view.test, [id: view.id, condition: view.condition, gridsize: view.gridsize], jsonText(view)] }
+        .map { view ->
+            def meta = view.subMap(['id', 'condition', 'gridsize'])
+            [view.train, view.test, meta, jsonText(view.subMap(['id', 'config'])), view.file]
+        }
         .combine(ch_scans, by: 0)
-        .map { _train, test, meta, entry, train_scan -> [test, meta, entry, train_scan] }
+        .map { _train, test, meta, entry, file, train_scan -> [test, meta, entry, file, train_scan] }
         .combine(ch_scans, by: 0)
-        .map { _test, meta, entry, train_scan, test_scan -> [meta, entry, train_scan, test_scan] }
-    PREPARE(ch_planned, code_rev)
+        .map { _test, meta, entry, file, train_scan, test_scan -> [meta, entry, file, train_scan, test_scan] }
+        .branch { _meta, _entry, file, _train_scan, _test_scan ->
+            given: file
+            made: true
+        }
+    PREPARE(ch_planned.made.map { meta, entry, _file, train_scan, test_scan -> [meta, entry, train_scan, test_scan] }, code_rev)
 
     emit:
-    views = ch_planned
-        .map { meta, _entry, train_scan, test_scan -> [meta.id, train_scan, test_scan] }
+    views = ch_planned.made
+        .map { meta, _entry, _file, train_scan, test_scan -> [meta.id, train_scan, test_scan] }
         .join(PREPARE.out.view.map { meta, view -> [meta.id, view] }, failOnDuplicate: true)
+        .mix(ch_planned.given.map { meta, _entry, file, train_scan, test_scan -> [meta.id, train_scan, test_scan, file] })
     statuses = PREPARE.out.status
 }
 
-// Reconstructions of all arms, in one shape: [run id, recon.npz, patch_metrics.json or nothing].
+// Reconstructions of all arms, in one shape: [run id, recon.npz, patch_metrics.json or nothing, snapshots.npz or nothing].
 workflow ARMS {
     take:
     ch_jobs
     device
-    checkpoint_dir
     code_rev
 
     main:
     ch_arms = ch_jobs.branch { _key, meta, _run, _train_scan, _test_scan, _view ->
         train: meta.kind == 'train'
         iterative: meta.kind == 'iterative'
+        imported: meta.kind == 'imported'
     }
 
     TRAIN(
         ch_arms.train.map { _key, meta, run, train_scan, _test_scan, view -> [meta, run.train, train_scan, view] },
-        device, checkpoint_dir, code_rev
+        device, code_rev
     )
     RECONSTRUCT(
         ch_arms.train
@@ -105,8 +111,10 @@ workflow ARMS {
 
     emit:
     recons = RECONSTRUCT.out.recon
-        .map { meta, recon, patch_metrics -> [meta.id, recon, patch_metrics] }
-        .mix(LSQML.out.recon.map { meta, recon -> [meta.id, recon, []] })
+        .mix(LSQML.out.recon.map { meta, recon, snapshots -> [meta, recon, [], snapshots] })
+        .filter { _meta, recon, _patch_metrics, _snapshots -> recon }
+        .map { meta, recon, patch_metrics, snapshots -> [meta.id, recon.first(), patch_metrics, snapshots] }
+        .mix(ch_arms.imported.map { key, _meta, run, _train_scan, _test_scan, _view -> [key, run.recon, [], []] })
     statuses = TRAIN.out.status.mix(RECONSTRUCT.out.status, LSQML.out.status)
     histories = TRAIN.out.history.mix(LSQML.out.history)
 }
@@ -124,7 +132,9 @@ workflow SCORES {
         .map { key, meta, run, _train_scan, test_scan, view -> [key, meta, run, test_scan, view] }
         .join(ch_recons, failOnDuplicate: true)
     EVALUATE(
-        ch_scored.map { _key, meta, run, test_scan, view, recon, patch_metrics -> [meta, run.evaluate, recon, patch_metrics, test_scan, view] },
+        ch_scored.map { _key, meta, run, test_scan, view, recon, patch_metrics, snapshots ->
+            [meta, run.evaluate, recon, patch_metrics, snapshots, test_scan, view]
+        },
         code_rev
     )
 
@@ -135,22 +145,22 @@ workflow SCORES {
         .map { condition -> [condition.id, jsonText(condition)] }
     ch_compared = ch_scored
         .join(EVALUATE.out.metrics.map { meta, metrics -> [meta.id, metrics] }, failOnDuplicate: true)
-        .map { key, meta, _run, test_scan, view, recon, _patch, metrics ->
-            [meta.condition, [id: key, recon: recon, metrics: metrics, scan: test_scan, view: view]]
+        .join(EVALUATE.out.curves.map { meta, curves -> [meta.id, curves] }, failOnDuplicate: true)
+        .map { key, meta, _run, test_scan, view, recon, _patch, _snapshots, metrics, curves ->
+            [meta.condition, [id: key, recon: recon, metrics: metrics, curves: curves, scan: test_scan, view: view]]
         }
         .groupTuple()
         .map { condition, runs -> [condition, runs.sort(false) { a, b -> a.id <=> b.id }] }
         .join(ch_conditions, failOnDuplicate: true)
         .map { condition, runs, entry ->
-            [[id: condition, condition: condition], entry, runs*.recon, runs*.metrics, runs.first().scan, runs.first().view]
+            def meta = [id: condition, condition: condition]
+            [meta, entry, runs*.recon, runs*.metrics, runs*.curves, runs.first().scan, runs.first().view]
         }
     COMPARE(ch_compared, code_rev)
 
     emit:
     metrics = EVALUATE.out.metrics
-    pictures = EVALUATE.out.picture
-    comparisons = COMPARE.out.picture
-    references = COMPARE.out.reference
+    comparisons = COMPARE.out.visuals.map { meta, comparison, _pictures -> [meta, comparison.parent] }
 }
 
 // The whole flow. With --plan_only the plan goes no further, and no other process finds an input.
@@ -169,21 +179,27 @@ workflow PTYCHOFLOW {
     PLAN.out.text.subscribe { text -> println(text.text) }
     ch_plan_file = PLAN.out.plan.flatMap { plan -> settings.plan_only ? [] : [plan] }
     ch_plan = ch_plan_file.map { plan -> readJson(plan) }
+    ch_located = ch_plan.map { plan ->
+        def found = located(plan, sheet ? sheet.parent : null, workflow.launchDir)
+        def missing = missingFiles(found)
+        missing ? error(missing) : found
+    }
 
-    SCANS(ch_plan, sheet ? sheet.parent : null, code_rev)
-    VIEWS(ch_plan, SCANS.out.scans, code_rev)
+    SCANS(ch_located, code_rev)
+    VIEWS(ch_located, SCANS.out.scans, code_rev)
 
     // Every planned run of every view that exists: [run id, meta, JSON texts by process, train scan, test scan, view].
-    ch_jobs = ch_plan
+    // Beside the texts of an imported run lies its reconstruction.
+    ch_jobs = ch_located
         .flatMap { plan -> plan.runs }
         .map { run ->
             def meta = run.subMap(['condition', 'label', 'arm', 'kind', 'gridsize', 'n', 'seed']) + [id: run.run_id]
-            [run.view, meta, runTexts(run)]
+            [run.view, meta, runTexts(run) + [recon: run.recon]]
         }
         .combine(VIEWS.out.views, by: 0)
         .map { _view_id, meta, run, train_scan, test_scan, view -> [meta.id, meta, run, train_scan, test_scan, view] }
 
-    ARMS(ch_jobs, device, settings.checkpoint_dir, code_rev)
+    ARMS(ch_jobs, device, code_rev)
     SCORES(ch_plan, ch_jobs, ARMS.out.recons, code_rev)
 
     // Fan-in of whatever arrived, in the order of ids. toSortedList gives [] where collect would give nothing at all.
@@ -195,9 +211,7 @@ workflow PTYCHOFLOW {
         ch_plan_file,
         ch_statuses.map { rows -> rows*.last() },
         SCORES.out.metrics.toSortedList { a, b -> a[0].id <=> b[0].id }.map { rows -> rows*.last() },
-        SCORES.out.pictures.toSortedList { a, b -> a[0].id <=> b[0].id }.map { rows -> rows*.last() },
         SCORES.out.comparisons.toSortedList { a, b -> a[0].id <=> b[0].id }.map { rows -> rows*.last() },
-        SCORES.out.references.toSortedList { a, b -> a[0].id <=> b[0].id }.map { rows -> rows*.last() },
         ch_histories.map { rows -> [rows*.first()*.id, rows*.last()] },
         settings.min_success, code_rev
     )
@@ -230,8 +244,7 @@ workflow {
         println("The parameters are valid: ${jsonText(given)}")
     }
     else {
-        def folder = given.checkpoint_dir ? file(given.checkpoint_dir) : outdir.resolve('.checkpoints')
-        def settings = given.subMap(['use_gpu', 'plan_only', 'min_success', 'fail_on_arm_error']) + [checkpoint_dir: folder.toUriString()]
+        def settings = given.subMap(['use_gpu', 'plan_only', 'min_success', 'fail_on_arm_error'])
         writeParameters(given, outdir.resolve('pipeline_info/params.json'))
         PTYCHOFLOW(jsonText(planParameters(given, schema)), sheet, study, settings)
         PTYCHOFLOW.out.plan.subscribe { plan -> reached.plan = plan }

@@ -7,22 +7,21 @@ process COLLECT {
     path plan
     path statuses, stageAs: 'statuses/?/*'
     path metrics, stageAs: 'metrics/?/*'
-    path pictures, stageAs: 'pictures/?/*'
-    path compares, stageAs: 'compares/?/*'
-    path references, stageAs: 'references/?/*'
+    path comparisons, stageAs: 'comparisons/?/*'
     tuple val(history_ids), path(curves, stageAs: 'curves/?/*')
     val min_success
     val code_rev
 
     output:
     path 'run_status.tsv', emit: table
-    path 'metrics.csv', emit: metrics
+    path '{metrics,statistics,comparisons}.csv', emit: scores
+    path 'recons.csv', emit: sheet
     path 'summary.md', emit: summary
     path 'report.html', emit: report
     path 'manifest.json', emit: manifest
 
     script:
-    def inputs = [statuses: statuses, metrics: metrics, pictures: pictures, compares: compares, 'reference-metrics': references]
+    def inputs = [statuses: statuses, metrics: metrics, comparisons: comparisons]
     def flags = inputs.collectMany { name, paths -> [paths].flatten().collect { path -> "--${name} ${path}" } }
     def histories = history_ids.collect { id -> "histories/${id}.csv" }
     def links = [[curves].flatten(), histories].transpose().collect { source, name -> "ln -s ../${source} ${name}" }
@@ -43,7 +42,8 @@ process COLLECT {
         if grep -qs "\\"\$id\\"" metrics/*/metrics.json; then state=ok; fi
         printf '%s\\t%s\\t\\n' "\$id" "\$state" >> run_status.tsv
     done
-    echo 'run_id' > metrics.csv
+    echo 'run_id' | tee metrics.csv statistics.csv comparisons.csv > /dev/null
+    echo 'recon,scan,view,label,object,seed,N,dose' > recons.csv
     echo '# stub' > summary.md
     echo '{"schema_version": 1}' > manifest.json
     echo '<!doctype html><title>stub</title>' > report.html

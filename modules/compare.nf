@@ -1,4 +1,4 @@
-// Puts all runs of one condition that arrived side by side. Reconstructions and metrics come in the same order, by run_id.
+// Puts all runs of one condition that arrived side by side. Reconstructions, metrics and curves come in one order, by run_id.
 process COMPARE {
     tag "${meta.id}"
     label 'process_low'
@@ -6,28 +6,32 @@ process COMPARE {
 
     input:
     tuple val(meta), val(condition), path(recons, stageAs: 'recons/?/*'), path(metrics, stageAs: 'metrics/?/*'),
-        path(test_scan, stageAs: 'test/*'), path(view)
+        path(curves, stageAs: 'curves/?/*'), path(test_scan, stageAs: 'test/*'), path(view, stageAs: 'view/*')
     val code_rev
 
     output:
-    tuple val(meta), path('compare_amp_phase.png'), emit: picture
-    tuple val(meta), path('reference_metrics.json'), emit: reference, optional: true
+    tuple val(meta), path('visuals/comparison.json'), path('visuals/*.png'), emit: visuals
     tuple val(meta), path('gt_recon.npz'), emit: truth, optional: true
-    tuple val(meta), path('metrics_by_model.json'), path('reconstructions_aligned.npz'), path('manifest.json'), emit: tables
+    tuple val(meta), path('metrics_by_model.json'), path('reconstructions_aligned.npz'), path('*_frc.csv'), path('manifest.json'), emit: tables
 
     script:
-    def recon_flags = [recons].flatten().collect { path -> "--recons ${path}" }.join(' ')
-    def metric_flags = [metrics].flatten().collect { path -> "--metrics ${path}" }.join(' ')
+    def inputs = [recons: recons, metrics: metrics, curves: curves]
+    def flags = inputs.collectMany { name, paths -> [paths].flatten().collect { path -> "--${name} ${path}" } }
     """
-    ptychoflow compare --condition '${condition}' --test-scan ${test_scan} --view ${view} --code-rev ${code_rev} \\
-        ${recon_flags} ${metric_flags}
+    ptychoflow compare-condition --condition '${condition}' --test-scan ${test_scan} --view ${view} --code-rev ${code_rev} \\
+        ${flags.join(' ')}
     """
 
     stub:
     """
-    touch compare_amp_phase.png reconstructions_aligned.npz gt_recon.npz
+    mkdir visuals
+    touch reconstructions_aligned.npz gt_recon.npz
+    touch visuals/{compare_amp_phase,frc_curves,quality_time,blink_truth_amp,blink_truth_phase}.png
+    for label in \$(grep -ho '"label": "[^"]*"' metrics/*/metrics.json | cut -d'"' -f4 | sort -u); do
+        touch "\${label}_frc.csv" visuals/{amp_phase,amp_phase_error}_"\${label}.png" visuals/blink_"\${label}"_{amp,phase}.png
+    done
+    echo '{"schema_version": 1, "condition": "${meta.id}"}' > visuals/comparison.json
     echo '{}' > metrics_by_model.json
-    echo '{"schema_version": 1, "condition": "${meta.id}"}' > reference_metrics.json
     echo '{"schema_version": 1}' > manifest.json
     """
 }

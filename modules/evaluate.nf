@@ -5,7 +5,8 @@ process EVALUATE {
     label 'isolated_arm'
 
     input:
-    tuple val(meta), val(run), path(recon), path(patch_metrics), path(test_scan, stageAs: 'test/*'), path(view)
+    tuple val(meta), val(run), path(recon, stageAs: 'recon/*'), path(patch_metrics), path(snapshots),
+        path(test_scan, stageAs: 'test/*'), path(view, stageAs: 'view/*')
     val code_rev
 
     output:
@@ -16,15 +17,16 @@ process EVALUATE {
 
     script:
     def patch_flag = patch_metrics ? "--patch-metrics ${patch_metrics}" : ''
+    def snapshots_flag = snapshots ? "--snapshots ${snapshots}" : ''
     """
-    ptychoflow evaluate --run '${run}' --recon ${recon} --test-scan ${test_scan} --view ${view} ${patch_flag} \\
-        --code-rev ${code_rev}
+    ptychoflow evaluate --run '${run}' --recon ${recon} --test-scan ${test_scan} --view ${view} \\
+        ${patch_flag} ${snapshots_flag} --code-rev ${code_rev}
     """
 
     stub:
     """
-    echo '{"schema_version": 1, "run_id": "${meta.id}", "condition": "${meta.condition}"}' > metrics.json
-    echo 'frequency,frc' > frc.csv
+    echo '{"schema_version": 1, "run_id": "${meta.id}", "condition": "${meta.condition}", "label": "${meta.label}"}' > metrics.json
+    echo 'seed,object,part,frequency_nyquist,frc,n_samples' > frc.csv
     touch amp_phase.png
     echo '{"schema_version": 1}' > manifest.json
     """

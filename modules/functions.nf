@@ -12,10 +12,10 @@ def jsonText(value) {
 }
 
 // What each process is told of a run. A text holds only what its process reads, so that a change of the scoring, or of the
-// inference, does not train again.
+// inference, does not train again, and files are no part of it.
 def runTexts(run) {
     def training = run.config.subMap(['model', 'train'])
-    def ids = run.findAll { name, _value -> !(name in ['config', 'evaluate']) }
+    def ids = run.findAll { name, _value -> !(name in ['config', 'evaluate', 'recon']) }
     return [
         train: jsonText(ids + [config: training]),
         reconstruct: jsonText(ids + [config: run.config]),
@@ -176,22 +176,24 @@ def studyFile(study, folder) {
     return file("${folder}/${study}.yml")
 }
 
-// The datasets of a plan, each with the place of its input file.
-// A samplesheet names files relative to its own folder, the command line (--base) relative to the launch folder.
-def locatedDatasets(plan, sheetFolder, launchFolder) {
-    return plan.datasets.collect { entry ->
-        def folder = entry.kind == 'ingest' && sheetFolder ? sheetFolder : launchFolder
-        def remote = entry.file ==~ /^[a-z0-9]+:\/\/.*/
-        def source = entry.file ? (remote ? file(entry.file, glob: false) : folder.resolve(entry.file)) : null
-        [id: entry.id, kind: entry.kind, entry: entry, source: source]
-    }
+// A plan whose files are paths instead of names.
+// A sheet names files relative to its own folder, the command line (--base) relative to the launch folder.
+def located(plan, sheetFolder, launchFolder) {
+    def folder = sheetFolder ?: launchFolder
+    def place = { name -> name ==~ /^[a-z0-9]+:\/\/.*/ ? file(name, glob: false) : folder.resolve(name).normalize() }
+    return plan + [
+        datasets: plan.datasets.collect { entry -> entry + [file: entry.file ? place(entry.file) : null] },
+        views: plan.views.collect { entry -> entry + [file: entry.file ? place(entry.file) : null] },
+        runs: plan.runs.collect { entry -> entry + [recon: entry.recon ? place(entry.recon) : null] },
+    ]
 }
 
-// All input files that are not there, in words; null when none is missing. The caller ends the run: an error() thrown
-// here, called from an operator of another script, would reach the user as an InvocationTargetException.
-def missingFiles(datasets) {
-    def missing = datasets.findAll { one -> one.source && !one.source.exists() }
-    def text = missing.collect { one -> "  - ${one.id}: ${one.source}" }.join('\n')
+// All input files of a located plan that are not there, in words; null when none is missing. The caller ends the run: an
+// error() thrown here, called from an operator of another script, would reach the user as an InvocationTargetException.
+def missingFiles(plan) {
+    def files = (plan.datasets + plan.views).collect { one -> [one.id, one.file] } + plan.runs.collect { run -> [run.run_id, run.recon] }
+    def missing = files.findAll { _owner, path -> path && !path.exists() }
+    def text = missing.collect { owner, path -> "  - ${owner}: ${path}" }.join('\n')
     return missing ? "${missing.size()} input file(s) not found:\n${text}" : null
 }
 

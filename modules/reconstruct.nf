@@ -9,8 +9,11 @@ process RECONSTRUCT {
     val device
     val code_rev
 
+    // Each a list of one file at most: a failed stage leaves none, a short one no snapshots, and a tuple that is optional
+    // as a whole would be lost with any of them.
     output:
-    tuple val(meta), path('recon.npz'), path('patch_metrics.json'), emit: recon, optional: true
+    tuple val(meta), path('recon.npz', arity: '0..*'), path('patch_metrics.json', arity: '0..*'),
+        path('snapshots.npz', arity: '0..*'), emit: recon
     tuple val(meta), path('status.json'), emit: status
     tuple val(meta), path('manifest.json'), emit: manifest
 
@@ -22,7 +25,7 @@ process RECONSTRUCT {
 
     stub:
     """
-    touch recon.npz
+    touch recon.npz snapshots.npz
     echo '{"schema_version": 1}' > patch_metrics.json
     echo '{"schema_version": 1, "run_id": "${meta.id}", "stage": "reconstruct", "state": "ok", "reason": null}' > status.json
     echo '{"schema_version": 1}' > manifest.json

@@ -1,4 +1,5 @@
-// Trains one neural arm with one seed. Checkpoints live outside the task, so that a killed training goes on.
+// Trains one neural arm with one seed. Checkpoints live outside the task, so that a killed training goes on; their folder
+// comes by the environment (nextflow.config), since an input value would be part of the task's identity.
 process TRAIN {
     tag "${meta.id}"
     label 'process_gpu'
@@ -7,7 +8,6 @@ process TRAIN {
     input:
     tuple val(meta), val(run), path(train_scan, stageAs: 'train/*'), path(view)
     val device
-    val checkpoint_dir
     val code_rev
 
     output:
@@ -19,13 +19,13 @@ process TRAIN {
     script:
     """
     ptychoflow train --run '${run}' --train-scan ${train_scan} --view ${view} --device ${device} \\
-        --checkpoint-dir '${checkpoint_dir}' --attempt ${task.attempt} --code-rev ${code_rev}
+        --checkpoint-dir "\$PTYCHOFLOW_CHECKPOINT_DIR" --attempt ${task.attempt} --code-rev ${code_rev}
     """
 
     stub:
     """
-    mkdir model
-    touch model/weights.pt model/probe.npy model/loss.png
+    mkdir -p model/snapshots
+    touch model/snapshots/epoch_00001.pt model/weights.pt model/probe.npy model/loss.png
     echo '{"schema_version": 1}' > model/card.json
     echo 'epoch,loss' > model/history.csv
     echo '{"schema_version": 1, "run_id": "${meta.id}", "stage": "train", "state": "ok", "reason": null}' > status.json

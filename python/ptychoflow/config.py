@@ -131,6 +131,20 @@ class ModelConfig:
     """Activation of the amplitude head."""
     amplitude_limit: Annotated[float, Field(gt=0)] = 2.0
     """Largest amplitude of the sigmoid head, in units of the illuminated RMS modulus of the object."""
+    object_big: bool = True
+    """With gridsize > 1: one patch per member, merged into a local object; False predicts one patch for the whole group."""
+    exit_wave_sigma_px: Annotated[float, Field(ge=0)] = 0.0
+    """Gaussian smoothing of the exit wave, px; 0 is off. Not the smoothing of the probe's preparation."""
+    extraction_jitter_px: Annotated[float, Field(ge=0)] = 0.0
+    """Augmentation in training: each position is displaced by a normal random amount of this standard deviation, px."""
+    trainable_scale: bool = False
+    """Learn the logarithm of the intensity scale, starting at the data's own."""
+    trainable_probe: bool = False
+    """Refine the probe along with the network, starting at the scan's."""
+    probe_mask: bool = False
+    """Illuminate within a disc of radius N/4 only."""
+    per_channel_probe: bool = False
+    """One probe per member of a group instead of a shared one; they differ only where the probe is trainable."""
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -93,3 +93,14 @@ def test_all_missing_files_of_a_samplesheet_are_named_at_once(nextflow, project,
     assert f"first: {sheet.parent / 'one.npz'}" in launch.text
     assert f"second: {sheet.parent / 'two.npz'}" in launch.text
     assert list(launch.tasks()) == ["PLAN"]
+
+
+def test_all_missing_files_of_a_sheet_of_reconstructions_are_named_at_once(nextflow, project, tmp_path):
+    sheet = tmp_path / "sheets" / "recons.csv"
+    sheet.parent.mkdir()
+    sheet.write_text("recon,scan,label,view,object\none.npz,../scan.npz,mine,v.npz,o\n")
+    launch = nextflow(tmp_path, "run", project, "--from", "evaluate", "--input", "sheets/recons.csv")
+    assert launch.returncode == 1
+    for owner, path in (("o__mine__n64__s0", "sheets/one.npz"), ("o__view1", "sheets/v.npz"), ("o", "scan.npz")):
+        assert f"{owner}: {tmp_path / path}\n" in launch.text
+    assert list(launch.tasks()) == ["PLAN"]

@@ -1,6 +1,8 @@
 """The shape of the flow, without science: every process is reached, cached, isolated, and accounted for."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -17,16 +19,23 @@ TREE = [
     "datasets/stub-test/preview.png",
     "conditions/stub/metrics_by_model.json",
     "conditions/stub/reconstructions_aligned.npz",
+    "conditions/stub/lsqml_frc.csv",
     "conditions/stub/views/gs1/view.npz",
+    "conditions/stub/recons/gt/recon.npz",
     "conditions/stub/recons/lsqml/s0/recon.npz",
     "conditions/stub/recons/pinn_torch_gs1/s0/recon.npz",
     "conditions/stub/runs/pinn_torch_gs1/s0/train/model/card.json",
+    "conditions/stub/runs/pinn_torch_gs1/s0/train/model/snapshots/epoch_00001.pt",
     "conditions/stub/runs/pinn_torch_gs1/s0/train/status.json",
+    "conditions/stub/runs/pinn_torch_gs1/s0/reconstruct/snapshots.npz",
     "conditions/stub/runs/pinn_torch_gs1/s0/reconstruct/status.json",
     "conditions/stub/runs/pinn_torch_gs1/s0/evaluate/metrics.json",
     "conditions/stub/visuals/amp_phase_lsqml_s0.png",
+    "conditions/stub/visuals/amp_phase_lsqml.png",
     "conditions/stub/visuals/compare_amp_phase.png",
-    "summary/metrics.csv",
+    "conditions/stub/visuals/comparison.json",
+    "sheets/recons.csv",
+    *(f"summary/{name}.csv" for name in ("metrics", "statistics", "comparisons")),
     "summary/run_status.tsv",
     "summary/summary.md",
     "summary/report.html",
@@ -56,11 +65,55 @@ def test_the_completion_table_is_printed(stub_launch):
         assert any(line.split() == [run_id, "ok"] for line in stub_launch.text.splitlines())
 
 
-def test_a_second_run_does_no_work(nextflow, project, stub_launch):
-    again = nextflow(stub_launch.folder, "run", project, "-stub-run", "--study", "lines", "-resume")
+def test_a_second_run_does_no_work_whatever_its_output_folder(nextflow, project, stub_launch):
+    options = ["-stub-run", "--study", "lines", "--outdir", "other/results", "-resume"]
+    again = nextflow(stub_launch.folder, "run", project, *options)
+    again = replace(again, folder=again.folder / "other")
     assert again.returncode == 0, again.text
     assert counts(again, "CACHED") == FLOW
     assert counts(again) == FLOW
+    assert [name for name in TREE if not (again.results / name).is_file()] == []
+
+
+def test_pictures_of_runs_and_of_conditions_share_a_folder(stub_launch):
+    """COMPARE's folder must not replace the one that EVALUATE's pictures went to."""
+    folder = stub_launch.results / "conditions" / "stub" / "visuals"
+    assert {"amp_phase_lsqml.png", "amp_phase_lsqml_s0.png"} <= {path.name for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def stub_rescored(nextflow, project, tmp_path_factory):
+    """Return a stub run of --from evaluate: one scan with its view, and one that has to be prepared."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    (folder / "datasets").mkdir()
+    (folder / "datasets" / "scan.npz").touch()
+    (folder / "sheets").mkdir()
+    for name in ("view", "raw", "mine", "yours"):
+        (folder / "sheets" / f"{name}.npz").touch()
+    (folder / "sheets" / "recons.csv").write_text("recon,scan,label\n")
+    return nextflow(folder, "run", project, "-stub-run", "--from", "evaluate", "--input", "sheets/recons.csv")
+
+
+def test_reconstructions_from_elsewhere_join_the_flow_at_the_scoring(stub_rescored):
+    assert stub_rescored.returncode == 0, stub_rescored.text
+    assert stub_rescored.tasks("COMPLETED") == {
+        "PLAN": ["-"], "INGEST": ["raw"], "PREPARE": ["raw__gs1"],
+        "EVALUATE": ["raw__yours__n64__s3", "ready__mine__n64__s0"], "COMPARE": ["raw", "ready"], "COLLECT": ["-"],
+    }  # fmt: skip
+    assert stub_rescored.states() == {"ready__mine__n64__s0": "ok", "raw__yours__n64__s3": "ok"}
+    # The sheet that such a run came from may lie in the same output folder.
+    assert not (stub_rescored.results / "sheets").exists()
+
+
+def test_given_files_are_staged_as_they_are(stub_rescored):
+    (evaluated,) = (row for row in stub_rescored.trace() if row["tag"] == "ready__mine__n64__s0")
+    task = Path(evaluated["workdir"])
+    for staged, given in {
+        "recon/mine.npz": "sheets/mine.npz",
+        "view/view.npz": "sheets/view.npz",
+        "test/scan.npz": "datasets/scan.npz",
+    }.items():
+        assert (task / staged).resolve() == (stub_rescored.folder / given).resolve()
 
 
 @pytest.mark.parametrize("fail_on_arm_error", [False, True])
@@ -75,6 +128,19 @@ def test_a_failing_arm_costs_only_its_own_runs(nextflow, project, tmp_path, fail
     assert "RECONSTRUCT" not in launch.tasks()
     assert "exit 77, attempt 2" in launch.text
     assert launch.returncode == (1 if fail_on_arm_error else 0), launch.text
+
+
+def test_what_a_stage_leaves_out_costs_no_more_than_what_needs_it(nextflow, project, tmp_path):
+    # A failed inference leaves no reconstruction, a short one no snapshots.
+    (tmp_path / "less.config").write_text(
+        "process {\n  withName: RECONSTRUCT { afterScript = 'rm *.npz patch_metrics.json' }\n"
+        "  withName: LSQML { afterScript = 'rm snapshots.npz' }\n}\n"
+    )
+    launch = nextflow(tmp_path, "run", project, "-stub-run", "--study", "lines", "-c", "less.config")
+    assert launch.returncode == 0, launch.text
+    assert launch.tasks("COMPLETED")["EVALUATE"] == [ITERATIVE]
+    assert launch.tasks("COMPLETED")["COMPARE"] == ["stub"]
+    assert launch.states() == {NEURAL: "missing", ITERATIVE: "ok"}
 
 
 def test_bad_input_is_not_tried_twice_and_a_run_without_success_fails_with_its_table(nextflow, project, tmp_path):

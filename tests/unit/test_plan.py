@@ -144,9 +144,9 @@ def test_a_base_file_is_simulated_from_its_own_positions():
 
 
 def test_what_an_arm_cannot_take_is_skipped_with_the_reason():
-    plan = lines(gridsizes="2,1", models="pinn_torch,lsqml", seeds="0,1")
-    assert [row["run_id"] for row in plan.skipped] == [f"lines__pinn_torch_gs2__n64__s{seed}" for seed in (0, 1)]
-    assert "gridsize 2 is not supported" in plan.skipped[0]["reason"]
+    plan = lines(gridsizes="3,1", n_neighbors=9, models="pinn_torch,lsqml", seeds="0,1")
+    assert [row["run_id"] for row in plan.skipped] == [f"lines__pinn_torch_gs3__n64__s{seed}" for seed in (0, 1)]
+    assert "gridsize 3 is not supported" in plan.skipped[0]["reason"]
     assert [run["gridsize"] for run in plan.runs] == [1, 1, 1]
 
 
@@ -179,7 +179,7 @@ def test_the_command_writes_plan_and_table(tmp_path):
     assert text.splitlines()[0].split() == ["run_id", "arm", "N", "gs", "dose", "seed", "datasets"]
     assert re.search(r"^grain__lsqml__n64__s0 +lsqml +64 +- +- +0 +grain-a, grain-b$", text, re.M)
     assert "skipped\n  star64__baseline_torch_gs1__n64__s0: " in text
-    assert text.endswith("6 runs, 3 skipped, 3 conditions, 4 datasets\n")
+    assert text.endswith("9 runs, 6 skipped, 3 conditions, 4 datasets\n")
     again = tmp_path / "again"
     command.run('{"models": "all", "seeds": 0}', sheet, None, arms, again)
     assert (again / "plan.json").read_bytes() == (tmp_path / "plan.json").read_bytes()

@@ -105,6 +105,11 @@ def test_incomplete_and_contradicting_pairs_are_refused():
     assert "o names a pair and a scan that stands alone" in usage_error(sheet_plan, train, same, alone)
 
 
+def test_a_sheet_of_reconstructions_is_told_apart():
+    message = usage_error(sheet_plan, {"recon": "a.npz", "scan": "s.npz", "label": "mine"})
+    assert message == "--input scans.csv has a column 'recon': reconstructions are scored with --from evaluate"
+
+
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [
@@ -113,7 +118,7 @@ def test_incomplete_and_contradicting_pairs_are_refused():
         ("s.csv", "id,id,scan\na,b,c\n", "columns occur twice: 'id'"),
         ("s.csv", "id,scan\na,b,c\n", "more cells than the 2 columns of the header in row 2"),
         ("s.json", "{", "not JSON"),
-        ("s.yml", "id: a\n", "expected a list of scans"),
+        ("s.yml", "id: a\n", "expected a list of rows"),
         ("s.txt", "id,scan\n", "expected a .csv, .json, .yml or .yaml file"),
     ],
 )

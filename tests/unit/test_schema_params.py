@@ -11,12 +11,13 @@ from pydantic import TypeAdapter
 
 from ptychoflow.config import SimulateConfig
 from ptychoflow.study.parameters import CONFIG_FIELDS, ROLE_FIELDS, Parameters, read_parameters
+from ptychoflow.study.plan import STARTS
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads((ROOT / "nextflow_schema.json").read_text())
 GROUPS = {group: entry["properties"] for group, entry in SCHEMA["$defs"].items()}
 PROPERTIES = {name: spec for group in GROUPS.values() for name, spec in group.items()}
-FILES = {"input", "study"}
+SOURCES = {"input", "study", "from"}  # where scans or reconstructions come from: read beside Parameters
 PYTHON = {field.name: field for field in fields(Parameters)}
 KEYWORDS = ("type", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 # Written as comma-separated text on the command line, or as key or fraction: their own readers check them.
@@ -62,7 +63,12 @@ def test_every_parameter_is_typed_and_described(name):
 
 def test_the_schema_names_exactly_the_parameters_that_the_plan_reads():
     scientific = {name for group, names in GROUPS.items() if group != "operation" for name in names}
-    assert scientific - FILES == set(PYTHON)
+    assert scientific - SOURCES == set(PYTHON)
+
+
+def test_the_starts_are_those_of_the_schema():
+    assert PROPERTIES["from"]["enum"] == STARTS
+    assert PROPERTIES["from"]["default"] == STARTS[0]
 
 
 def test_the_schema_names_exactly_the_parameters_of_nextflow_config():

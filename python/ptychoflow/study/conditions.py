@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 from ptychoflow.config import STRICT, IngestConfig, SimulateConfig
 from ptychoflow.errors import UsageError
 from ptychoflow.study.parameters import CONFIG_FIELDS, ROLE_FIELDS, Parameters, complete, options
-from ptychoflow.study.samplesheet import Identifier, Sheet, SheetRow, check_rows
+from ptychoflow.study.samplesheet import Identifier, ReconRow, Sheet, SheetRow, check_rows, repeated_ids
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -42,10 +42,10 @@ class StudyFile:
 
 @plain_dataclass(frozen=True)
 class Dataset:
-    """One scan to make: SIMULATE's or INGEST's entry."""
+    """One scan to make: SIMULATE's or INGEST's entry; a `ready` one is a scan.npz that is taken as it is."""
 
     id: str
-    kind: Literal["simulate", "ingest"]
+    kind: Literal["simulate", "ingest", "ready"]
     file: str | None
     config: dict[str, Any]
     dose: str | None
@@ -87,7 +87,10 @@ def read_study(content: Any) -> StudyFile:
 
 def from_sheet(sheet: Sheet, parameters: Parameters) -> tuple[list[Condition], list[str]]:
     """Return the conditions of a samplesheet and every problem of the sheet."""
-    rows, problems = check_rows(sheet)
+    if any("recon" in cells for _, cells in sheet.rows):
+        return [], [f"--input {sheet.name} has a column 'recon': reconstructions are scored with --from evaluate"]
+    rows, problems = check_rows(sheet, SheetRow)
+    problems += repeated_ids(sheet)
     pairs, more = pair_up(rows, what="samplesheet")
     # A row with a bad cell is missing from its pair: that the pair is incomplete would be a consequence, not a mistake.
     problems += more if len(rows) == len(sheet.rows) else []
@@ -101,7 +104,7 @@ def from_sheet(sheet: Sheet, parameters: Parameters) -> tuple[list[Condition], l
             problems.append(f"samplesheet {where_train}, column 'heldout': held-out frames belong to the test row")
         split, problem = _split(train.split or test.split or parameters.split, alone=alone, name=name)
         problems += problem if not (train.split or test.split) else []
-        datasets = [_ingest(row, parameters) for row in (train, test)]
+        datasets = [ingest_entry(row.id, row, parameters) for row in (train, test)]
         if datasets[0].n != datasets[1].n:
             problems.append(
                 f"samplesheet {where_test}, column 'N': {datasets[1].n}, but {where_train} has {datasets[0].n}"
@@ -111,14 +114,14 @@ def from_sheet(sheet: Sheet, parameters: Parameters) -> tuple[list[Condition], l
     return conditions, problems
 
 
-def _ingest(row: SheetRow, parameters: Parameters) -> Dataset:
+def ingest_entry(name: str, row: SheetRow | ReconRow, parameters: Parameters) -> Dataset:
     """Return INGEST's entry; N is always expected, since ids carry it and arms are chosen by it."""
     n = row.N or parameters.N or SimulateConfig.n
     config = {
         **{name: getattr(row, name) for name in ("layout", "domain", "pixel_size_m", "photons_per_intensity")},
         **{"expect_n": n, "expect_dose": row.dose},
     }
-    return Dataset(row.id, "ingest", row.scan, complete(IngestConfig, config, what=row.id), row.dose, n)
+    return Dataset(name, "ingest", row.scan, complete(IngestConfig, config, what=name), row.dose, n)
 
 
 def from_base(base: str, parameters: Parameters) -> tuple[list[Condition], list[str]]:

@@ -211,6 +211,12 @@ SIMULATION_ONLY = frozenset(
 )
 """Parameters without meaning for measured scans."""
 
+SCORING = frozenset(CONFIG_FIELDS[EvaluateConfig])
+"""Parameters of the scoring, which a reconstruction from elsewhere takes too."""
+
+PREPARING = frozenset(("heldout", "data_seed", "score_box_px"))
+"""Parameters that matter for a scan which nothing is trained on: its held-out frames and its scored region."""
+
 REGION_ONLY = frozenset(("split_axis", "split_fraction", "split_at", "guard_px"))
 """Parameters without meaning unless a scan is cut in two."""
 

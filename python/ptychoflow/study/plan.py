@@ -12,6 +12,7 @@ from ptychoflow.arms.registry import Arm, Registry
 from ptychoflow.config import EvaluateConfig, LsqmlConfig, ModelConfig, PrepareConfig, ReconstructConfig, TrainConfig
 from ptychoflow.errors import UsageError, nearest
 from ptychoflow.study.conditions import Condition, gather_conditions, read_study
+from ptychoflow.study.imported import ImportedRun, from_recons
 from ptychoflow.study.parameters import (
     CONFIG_FIELDS,
     REGION_ONLY,
@@ -25,6 +26,8 @@ from ptychoflow.study.samplesheet import Sheet
 
 SCHEMA_VERSION = 1
 VIEWS = ["all"]
+STARTS = ["start", "evaluate"]
+"""What `--from` takes: the whole flow, or the scoring of reconstructions that are there."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,9 @@ def make_plan(
     Only what a run needs is planned: datasets, conditions and views without a run are left out.
 
     Args:
-        given: parameters by name as the user gave them; None means not given.
-        sheet: rows of the samplesheet, where there is one.
+        given: parameters by name as the user gave them; None means not given. `from` is not one of Parameters, since it
+            says what the sheet is: one of scans (`start`) or of reconstructions (`evaluate`).
+        sheet: rows of the sheet, where there is one.
         study: content of the study file, where there is one.
         registry: the known arms.
 
@@ -61,7 +65,19 @@ def make_plan(
     """
     study_file = read_study(study) if study is not None else None
     preset = study_file.params if study_file else {}
-    parameters, problems = read_parameters(given, preset)
+    asked = {name: value for name, value in given.items() if value is not None}
+    parameters, problems = read_parameters({k: v for k, v in asked.items() if k != "from"}, preset)
+    start = asked.get("from", "start")
+    if start not in STARTS:
+        problems.append(f"--from: unknown '{start}'{nearest(str(start), STARTS)}; known are {', '.join(STARTS)}")
+    if start == "evaluate":
+        imports, more = from_recons(sheet, asked, parameters)
+        problems += more
+        if study_file and study_file.datasets:
+            problems.append("--study brings scans to simulate; with --from evaluate it may only set parameters")
+        if problems:
+            raise UsageError(_together(problems))
+        return _expand_imported(imports, registry.imported, parameters, asked)
     arms: tuple[Arm, ...] = ()
     try:
         arms = registry.select(parameters.models)
@@ -69,7 +85,6 @@ def make_plan(
         problems.append(str(error))
     conditions, more = gather_conditions(sheet, study_file, parameters)
     problems += more
-    asked = {name: value for name, value in given.items() if value is not None}
     problems += _for_simulated_only({*asked, *preset}, sheet) if sheet else []
     problems += _without_effect(asked, conditions)
     problems += _contradictions(asked, parameters, arms)
@@ -163,6 +178,38 @@ def _expand(
                     views[view["id"]] = view
                     used[condition.id] = condition
                     runs.append({**row, **_run(condition, arm, gridsize, view["id"], parameters)})
+    return _plan(used, views, runs, skipped, asked)
+
+
+def _expand_imported(imports: Sequence[ImportedRun], arm: Arm, parameters: Parameters, asked: dict[str, Any]) -> Plan:
+    """Return the plan of reconstructions that are there: every one is a run, and scored with the view of its row."""
+    views: dict[tuple[str, str | None], dict[str, Any]] = {}
+    runs: list[dict[str, Any]] = []
+    for one in imports:
+        condition = one.condition
+        key = (condition.id, one.view)
+        if key not in views:
+            view = _view(condition, 1, parameters)
+            own = sum(name == condition.id for name, _ in views) + 1
+            views[key] = (
+                view
+                if one.view is None
+                else {**view, "id": f"{condition.id}__view{own}", "file": one.view, "config": {}}
+            )
+        names = {"run_id": one.run_id, "condition": condition.id, "label": one.label, "arm": arm.id, "seed": one.seed}
+        facts = _run(condition, arm, 1, views[key]["id"], parameters)
+        runs.append({**names, **facts, "recon": one.recon})
+    used = {one.condition.id: one.condition for one in imports}
+    return _plan(used, {view["id"]: view for view in views.values()}, runs, [], asked)
+
+
+def _plan(
+    used: Mapping[str, Condition],
+    views: Mapping[str, dict[str, Any]],
+    runs: list[dict[str, Any]],
+    skipped: list[dict[str, Any]],
+    asked: dict[str, Any],
+) -> Plan:
     datasets = {d.id: asdict(d) for condition in used.values() for d in (condition.train, condition.test)}
     listed = [
         {"id": c.id, "train": c.train.id, "test": c.test.id, "dose": c.test.dose, "view": c.view} for c in used.values()
@@ -189,18 +236,23 @@ def _view(condition: Condition, gridsize: int, parameters: Parameters) -> dict[s
         "gridsize": gridsize,
         "train": condition.train.id,
         "test": condition.test.id,
+        "file": None,
         "config": complete(PrepareConfig, values, what=view_id),
     }
 
 
 def _run(condition: Condition, arm: Arm, gridsize: int, view_id: str, parameters: Parameters) -> dict[str, Any]:
-    sections: dict[str, type] = {"lsqml": LsqmlConfig}
-    if arm.kind == "train":
-        sections = {"model": ModelConfig, "train": TrainConfig, "reconstruct": ReconstructConfig}
+    by_kind: dict[str, dict[str, type]] = {
+        "train": {"model": ModelConfig, "train": TrainConfig, "reconstruct": ReconstructConfig},
+        "iterative": {"lsqml": LsqmlConfig},
+        "imported": {},
+    }
+    sections = by_kind[arm.kind]
     config = {key: complete(cls, options(parameters, CONFIG_FIELDS[cls]), what=arm.id) for key, cls in sections.items()}
     return {
         "view": view_id,
         "kind": arm.kind,
+        "backend": arm.backend,
         "supervised": arm.supervised,
         "gridsize": gridsize,
         "n": condition.test.n,

@@ -1,4 +1,4 @@
-"""The samplesheet: which measured scans there are, and which belong together. CSV, JSON or YAML.
+"""Sheets: which measured scans there are and which belong together, or which reconstructions. CSV, JSON or YAML.
 
 Everything wrong with a sheet is reported together, each problem with its row and column, so one round of repair suffices.
 """
@@ -6,14 +6,15 @@ Everything wrong with a sheet is reported together, each problem with its row an
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from dataclasses import dataclass as plain_dataclass
-from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from ptychoflow.config import STRICT, Side
@@ -21,6 +22,15 @@ from ptychoflow.errors import UsageError, nearest
 from ptychoflow.study.parameters import DoseText, Heldout
 
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+def _method_name(name: str) -> str:
+    """Return a label that no picture of another row, and nothing but a method, can be taken for."""
+    if re.search(r"_s\d+$", name):
+        raise ValueError("ends like a seed; the seed has a column of its own, 'seed'")
+    if name in ("gt", "truth", "ground_truth", "reference") or name.startswith("error_"):
+        raise ValueError("is kept for the truth and the pictures of errors; choose another name")
+    return name
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -53,19 +63,51 @@ class SheetRow:
     """Photons in one unit of amplitude squared, where the file does not say."""
 
 
-COLUMNS = [field.name for field in fields(SheetRow)]
+@dataclass(frozen=True, config=STRICT)
+class ReconRow:
+    """One reconstruction of a sheet for `--from evaluate`; an empty cell is a field at its default."""
+
+    recon: Annotated[str, Field(min_length=1)]
+    """The reconstruction (recon.npz), relative to the sheet's folder, or a URI."""
+    scan: Annotated[str, Field(min_length=1)]
+    """What it is scored on: frames, probe, and truth or reference."""
+    label: Annotated[Identifier, AfterValidator(_method_name)]
+    """Name of the method; rows of one label and several seeds are repetitions of it."""
+    object: Identifier | None = None
+    """Reconstructions of one object are compared with each other; the scan file's name without suffix when absent."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Which repetition."""
+    view: Annotated[str, Field(min_length=1)] | None = None
+    """A view.npz that was made for exactly this scan file; without one the scan is ingested and prepared."""
+    heldout: Heldout = None
+    """Frames that no method read: a key of the scan file, or a fraction; `--heldout` when absent."""
+    dose: DoseText | None = None
+    """Dose that the file must not contradict, photons per frame; beside a view it is taken as it is."""
+    N: Side | None = None
+    """Side of a frame, px; `--N` when absent."""
+    layout: Literal["auto", "NHW", "HWN"] = "auto"
+    """Frame axis first or last."""
+    domain: Literal["auto", "amplitude", "intensity"] = "auto"
+    """What the frames hold."""
+    pixel_size_m: Annotated[float, Field(gt=0)] | None = None
+    """Object pixel size that the file must not contradict, m."""
+    photons_per_intensity: Annotated[float, Field(gt=0)] | None = None
+    """Photons in one unit of amplitude squared, where the file does not say."""
+
+
+Row = TypeVar("Row", SheetRow, ReconRow)
 
 
 @plain_dataclass(frozen=True)
 class Sheet:
-    """A samplesheet as read, unchecked: its cells by row name ("row 2" of a CSV is the first one under the header)."""
+    """A sheet as read, unchecked: its cells by row name ("row 2" of a CSV is the first one under the header)."""
 
     name: str
     rows: tuple[tuple[str, Mapping[str, Any]], ...]
 
 
 def read_sheet(path: Path) -> Sheet:
-    """Return the rows of a CSV, JSON or YAML samplesheet.
+    """Return the rows of a CSV, JSON or YAML sheet.
 
     Raises:
         UsageError: when the file is empty or not of its format.
@@ -79,7 +121,7 @@ def read_sheet(path: Path) -> Sheet:
     else:
         raise UsageError(f"samplesheet {path.name}: expected a .csv, .json, .yml or .yaml file")
     if not sheet.rows:
-        raise UsageError(f"samplesheet {path.name}: no rows; give at least one scan with {_required()}")
+        raise UsageError(f"samplesheet {path.name}: no rows; give at least one")
     return sheet
 
 
@@ -108,41 +150,46 @@ def _read_list(text: str, name: str, *, is_json: bool) -> Sheet:
     except (ValueError, yaml.YAMLError) as error:
         raise UsageError(f"samplesheet {name}: not {'JSON' if is_json else 'YAML'}: {error}") from error
     if not isinstance(content, list) or not all(isinstance(item, dict) for item in content):
-        raise UsageError(f"samplesheet {name}: expected a list of scans, each with named columns")
+        raise UsageError(f"samplesheet {name}: expected a list of rows, each with named columns")
     rows = ((f"item {number}", item) for number, item in enumerate(content, start=1))
     return Sheet(
         name, tuple((where, {str(k): v for k, v in row.items() if v not in (None, "")}) for where, row in rows)
     )
 
 
-def check_rows(sheet: Sheet) -> tuple[list[tuple[str, SheetRow]], list[str]]:
+def check_rows(sheet: Sheet, row_type: type[Row]) -> tuple[list[tuple[str, Row]], list[str]]:
     """Return the good rows by name, and every problem of the others with row and column."""
-    good: list[tuple[str, SheetRow]] = []
+    columns = [field.name for field in fields(row_type)]
+    good: list[tuple[str, Row]] = []
     unknown: dict[str, str] = {}
     problems: list[str] = []
-    first: dict[str, str] = {}
     for where, cells in sheet.rows:
-        name = str(cells.get("id", ""))
-        if name and first.setdefault(name, where) != where:
-            problems.append(f"samplesheet {where}, column 'id': '{name}' is already the id of {first[name]}")
         for column in cells:
-            if column not in COLUMNS:
-                unknown.setdefault(column, f"samplesheet: unknown column '{column}'{nearest(column, COLUMNS)}")
+            if column not in columns:
+                unknown.setdefault(column, f"samplesheet: unknown column '{column}'{nearest(column, columns)}")
         try:
-            row = TypeAdapter(SheetRow).validate_python({k: v for k, v in cells.items() if k in COLUMNS})
+            row = TypeAdapter(row_type).validate_python({k: v for k, v in cells.items() if k in columns})
         except ValidationError as error:
-            problems += [_problem(where, cells, item) for item in error.errors(include_url=False)]
+            problems += [_problem(where, cells, item, row_type) for item in error.errors(include_url=False)]
         else:
             good.append((where, row))
     return good, [*unknown.values(), *problems]
 
 
-def _problem(where: str, cells: Mapping[str, Any], item: Any) -> str:
+def repeated_ids(sheet: Sheet) -> list[str]:
+    """Return a problem for every id that an earlier row has, whether that row is a good one or not."""
+    problems = []
+    first: dict[str, str] = {}
+    for where, cells in sheet.rows:
+        name = str(cells.get("id", ""))
+        if name and first.setdefault(name, where) != where:
+            problems.append(f"samplesheet {where}, column 'id': '{name}' is already the id of {first[name]}")
+    return problems
+
+
+def _problem(where: str, cells: Mapping[str, Any], item: Any, row_type: type) -> str:
     column = str(item["loc"][0])
     if column not in cells:
-        return f"samplesheet {where}, column '{column}': missing; required are {_required()}"
+        required = [field.name for field in fields(row_type) if field.default is MISSING]
+        return f"samplesheet {where}, column '{column}': missing; required are the columns {', '.join(required)}"
     return f"samplesheet {where}, column '{column}': {item['msg']}, got {cells[column]!r}"
-
-
-def _required() -> str:
-    return "the columns id and scan"
