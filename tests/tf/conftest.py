@@ -9,7 +9,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "tensorflow: imports TensorFlow; runs only as `pytest tests/tf`")
     # Keras 3.15 turns TensorFlow 2.20 variables into arrays in a way that NumPy 2 deprecates.
     config.addinivalue_line("filterwarnings", "ignore:__array__ implementation:DeprecationWarning:keras.*")
 

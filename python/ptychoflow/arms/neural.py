@@ -35,9 +35,6 @@ logger = logging.getLogger(__name__)
 FRAMEWORKS = {"torch": "ptychoflow.models.torch.backend", "tensorflow": "ptychoflow.models.tf.backend"}
 """Where each back end of the registry lives."""
 
-SUFFIXES = {"torch": ".pt", "tensorflow": ".weights.h5"}
-"""Each framework's own format of weights."""
-
 SAMPLED_PATCHES = 512
 """Patches kept for the patch metrics, evenly spaced over the scan."""
 
@@ -142,7 +139,7 @@ def train(
         )  # fmt: skip
     outcome = fit(learner, len(groups), config, seed=seed, store=store, stop_requested=stop_requested)
     snapshots: list[dict[str, Any]] = []
-    weights = f"weights{SUFFIXES[backend]}"
+    weights = f"weights{module.WEIGHTS_SUFFIX}"
     if outcome.reason is None:
         module.save_weights(network, model_dir / weights)
         np.save(model_dir / "probe.npy", scan.probe)
@@ -180,12 +177,13 @@ def _write_snapshots(store: CheckpointStore, model_dir: Path, backend: str, *, e
 
     A try that was killed may have come further than the one that then ran into the time limit: only epochs below `epochs` count.
     """
+    module = framework(backend)
     entries = []
     for kept in store.kept():
         if kept.epoch < epochs:
-            file = f"snapshots/epoch_{kept.epoch:05d}{SUFFIXES[backend]}"
+            file = f"snapshots/epoch_{kept.epoch:05d}{module.WEIGHTS_SUFFIX}"
             (model_dir / "snapshots").mkdir(exist_ok=True)
-            framework(backend).write_weights(kept.weights, model_dir / file)
+            module.write_weights(kept.weights, model_dir / file)
             entries.append({"epoch": kept.epoch, "train_seconds": kept.train_seconds, "file": file})
     return entries
 
