@@ -23,11 +23,11 @@ demo: setup  ## simulate, train, reconstruct and score a small scan; ends with t
 		--outdir "$(CURDIR)/results/demo" $$([[ -e .nextflow/history ]] && echo -resume)
 	@echo "demo: the report is $(CURDIR)/results/demo/summary/report.html"
 
-test: setup  ## all tests, unit and then pipeline, with the number that ran in each layer
+test: setup  ## all tests: unit, TensorFlow and pipeline, with the number that ran in each layer
 	@bash tools/test.sh
 
 test-fast: setup  ## the tests that take less than a minute together
-	@.venv/bin/python -m pytest -m "not slow and not pipeline and not browser"
+	@.venv/bin/python -m pytest -m "not slow and not pipeline and not browser and not tensorflow"
 
 test-machines: setup  ## the tests that need more of the machine: a browser (Debian's chromium, installed if root and absent)
 	@bash tools/test.sh machines

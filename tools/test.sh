@@ -16,10 +16,10 @@ failed=0
 
 # run_layer NAME MARKERS [FOLDER]: pytest with a JUnit file, and the layer's line in the summary.
 run_layer() {
-  local name=$1 markers=$2 folder=${3:-tests} status=0
+  local name=$1 markers=$2 status=0
   echo "== $name tests"
   rm -f "$results/$name.xml"
-  .venv/bin/python -m pytest "$folder" -m "$markers" --junitxml="$results/$name.xml" || status=$?
+  .venv/bin/python -m pytest "${@:3}" -m "$markers" --junitxml="$results/$name.xml" || status=$?
   .venv/bin/python - "$name" "$results/$name.xml" "$status" >>"$lines" <<'PY' || failed=1
 import pathlib
 import sys
@@ -54,7 +54,7 @@ run_on_machine() {
 
 case $group in
   summary)
-    run_layer unit "not pipeline and not browser"
+    run_layer unit "not pipeline and not browser and not tensorflow"
     # A process of its own: TensorFlow and PyTorch never share one.
     run_layer tensorflow "tensorflow" tests/tf
     run_layer pipeline "pipeline"

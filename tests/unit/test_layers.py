@@ -23,8 +23,11 @@ class Machine:
             assert found is not None
             (self.bin / name).symlink_to(found)
         self.script(home / "checkout" / ".venv" / "bin" / "python", f'exec "{sys.executable}" "$@"')
-        (home / "checkout" / "pytest.ini").write_text("[pytest]\nmarkers = pipeline\n  browser\n")
+        (home / "checkout" / "pytest.ini").write_text("[pytest]\nmarkers = pipeline\n  browser\n  tensorflow\n")
         self.tests("def test_shown(): pass")
+        apart = home / "checkout" / "tests" / "tf" / "test_apart.py"
+        apart.parent.mkdir(parents=True)
+        apart.write_text("import pytest\n@pytest.mark.tensorflow\ndef test_apart(): pass\n")
 
     def tests(self, text: str) -> None:
         text = f"import pytest\ndef test_plain(): pass\n@pytest.mark.browser\n{text}\n"
@@ -98,8 +101,9 @@ def test_a_browser_that_root_could_not_install_fails_the_run(machine: Machine) -
 
 def test_browser_tests_are_in_no_other_layer(machine: Machine) -> None:
     done = machine.run()
-    unit, pipeline = done.stdout.splitlines()[-2:]
+    unit, tensorflow, pipeline = done.stdout.splitlines()[-3:]
     assert unit.startswith("unit: ran 1 (1 passed")
+    assert tensorflow.startswith("tensorflow: ran 1 (1 passed")
     assert pipeline.startswith("pipeline: ran 0")
 
 

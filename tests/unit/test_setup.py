@@ -267,14 +267,18 @@ def test_a_layer_counts_what_ran_and_fails_when_nothing_did(
     python.parent.mkdir(parents=True)
     python.write_text(f'#!/usr/bin/env bash\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = pipeline\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = pipeline\n  browser\n  tensorflow\n")
+    apart = tmp_path / "tests" / "tf" / "test_apart.py"
+    apart.parent.mkdir(parents=True)
+    apart.write_text("import pytest\n@pytest.mark.tensorflow\ndef test_apart(): pass\n")
     (tmp_path / "test_layers.py").write_text(f"import pytest\ndef test_a(): pass\n{pipeline_test}\n")
     done = subprocess.run(
         ["bash", tmp_path / "tools" / "test.sh"], capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == code, done.stdout + done.stderr
-    unit, pipeline = done.stdout.splitlines()[-2:]
+    unit, tensorflow, pipeline = done.stdout.splitlines()[-3:]
     assert unit.startswith("unit: ran 1 (1 passed")
+    assert tensorflow.startswith("tensorflow: ran 1 (1 passed")
     assert pipeline.startswith(line)
 
 

@@ -120,7 +120,17 @@ def verdicts(found: Sequence[Outcome], comparisons: Mapping[str, Json]) -> list[
         keys = ranked_keys(good)
         for key in keys:
             if entrants := _entrants(good, key):
-                result.append(_verdict(condition, key, entrants, _score_facts(good, key), spatial, scores=len(keys)))
+                result.append(
+                    _verdict(
+                        condition,
+                        key,
+                        entrants,
+                        _score_facts(good, key),
+                        spatial,
+                        scores=len(keys),
+                        first=key == keys[0],
+                    )
+                )
     return result
 
 
@@ -188,6 +198,7 @@ def _verdict(
     spatial: Sequence[Json],
     *,
     scores: int,
+    explain: bool,
 ) -> Verdict:
     direction, unit = facts
     title = TITLES[key]
@@ -216,7 +227,7 @@ def _verdict(
     elif len(others) > 1:
         which = "value" if len(best.values) == 1 else "mean"
         clauses.insert(0, f"{best.label} has the best {which} ({_mean(best):.4g}{unit}) without a lead over all others")
-    text = f"{title}: {'; '.join(clauses)}" + "".join(f". {note}" for note in _notes(best, others))
+    text = f"{title}: {'; '.join(clauses)}" + "".join(f". {note}" for note in _notes(best, others, explain=explain))
     return Verdict(condition, key, title, text, best.label if leads else None, pairs)
 
 
@@ -282,12 +293,12 @@ def _single(best: _Entrant, other: _Entrant, over_seeds: Comparison, in_image: C
     return f"{head}; within this one image {_clause(in_image, 'lower', unit, 'blocks')}"
 
 
-def _notes(best: _Entrant, others: Sequence[_Entrant]) -> list[str]:
-    """Return what the reader must know beside the numbers."""
+def _notes(best: _Entrant, others: Sequence[_Entrant], *, explain: bool) -> list[str]:
+    """Return what the reader must know beside the numbers; what single runs mean is explained once a condition."""
     notes = []
     repeated = [entrant for entrant in (best, *others) if entrant.repeats]
     over_seeds = any(len(entrant.values) > 1 for entrant in (best, *others))
-    for entrant in repeated if over_seeds else ():
+    for entrant in repeated if over_seeds and explain else ():
         why = "its result does not depend on the seed" if entrant.kind == "iterative" else "it was imported"
         notes.append(f"{entrant.label} has one run: {why}, and intervals with it are over the seeds of the other arm")
     if bounds := [entrant.label for entrant in (best, *others) if entrant.bounds]:
