@@ -128,7 +128,7 @@ def verdicts(found: Sequence[Outcome], comparisons: Mapping[str, Json]) -> list[
                         _score_facts(good, key),
                         spatial,
                         scores=len(keys),
-                        first=key == keys[0],
+                        explain=key == keys[0],
                     )
                 )
     return result
