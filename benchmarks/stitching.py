@@ -59,7 +59,10 @@ def memory(frames: int = 10_000, n: int = 128) -> None:
         everything = np.arange(frames)
         view = View(FrameSet(everything, everything[:, None]), FrameSet(everything, everything[:, None]), everything[:0],
                     Normalization(1.0, 1.0, 1.0, 1.0, photons_known=True), (), {})  # fmt: skip
-        card = {"n": n, "gridsize": 1, "model": asdict(model), "normalization": asdict(view.normalization)}
+        card = {
+            "n": n, "gridsize": 1, "model": asdict(model), "normalization": asdict(view.normalization),
+            "backend": "torch", "weights": "weights.pt", "snapshots": [],
+        }  # fmt: skip
         clock = time.monotonic()
         reconstruct(scan, view, card=card, model_dir=root, device="cpu", precision="auto", infer_batch_size=32)
         seconds = time.monotonic() - clock

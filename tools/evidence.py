@@ -24,6 +24,7 @@ OUT = ROOT / "docs" / "evidence"
 SCRATCH = ROOT / ".evidence"
 BEGIN, END = "<!-- evidence:begin -->", "<!-- evidence:end -->"
 PRESET = {"mae_weight": 1, "nll_weight": 0}
+PICTURES = ("compare_amp_phase", "frc_curves", "quality_time")
 
 EXPERIMENTS: dict[str, dict[str, Any]] = {
     "lsqml_n128": {
@@ -151,8 +152,13 @@ def collect(name: str, experiment: dict[str, Any], outdir: Path) -> dict[str, An
             "seconds": status["seconds"],
             "history": curve(history[0]),
             "frc": frc_curve(path.parent / "frc.csv"),
+            "over_time": [
+                {key: value for key, value in entry.items() if key != "scores"}
+                | {key: score["value"] for key, score in entry["scores"].items()}
+                for entry in metrics["snapshots"]
+            ],
         }
-    reference = [json.loads(path.read_text()) for path in sorted(outdir.glob("conditions/*/reference_metrics.json"))]
+    comparisons = [json.loads(path.read_text()) for path in sorted(outdir.glob("conditions/*/visuals/comparison.json"))]
     medians = {
         label: {
             key: statistics.median(values)
@@ -172,8 +178,9 @@ def collect(name: str, experiment: dict[str, Any], outdir: Path) -> dict[str, An
         for label, bounds in experiment["bounds"].items()
         for key, bound in bounds.items()
     ]
-    for picture in sorted(outdir.glob("conditions/*/visuals/*.png")):
-        shutil.copyfile(picture, OUT / f"{name}_{picture.name}")
+    for kind in PICTURES:
+        for picture in sorted(outdir.glob(f"conditions/*/visuals/{kind}.png")):
+            shutil.copyfile(picture, OUT / f"{name}_{picture.name}")
     dataset = json.loads(next(outdir.glob("datasets/*/manifest.json")).read_text())
     return {
         "about": experiment["about"],
@@ -182,7 +189,7 @@ def collect(name: str, experiment: dict[str, Any], outdir: Path) -> dict[str, An
         "versions": dataset["versions"],
         "medians_over_seeds": medians,
         "bounds": checks,
-        "file_own_object": reference,
+        "file_own_object": [comparison["reference"] for comparison in comparisons],
         "runs": runs,
     }
 

@@ -407,7 +407,7 @@ def test_another_probe_or_scale_is_refused_and_another_exposure_divided_out(prep
 
 
 def command_line(root: Path, out: Path, config: TrainConfig, checkpoints: Path) -> list[str]:
-    run = {**META, "supervised": False, "config": {"model": asdict(SMALL), "train": asdict(config)}}
+    run = {**META, "backend": "torch", "supervised": False, "config": {"model": asdict(SMALL), "train": asdict(config)}}
     return [
         sys.executable, "-m", "ptychoflow.cli", "train", "--run", json.dumps(run), "--train-scan", str(root / "train.npz"),
         "--view", str(root / "view.npz"), "--checkpoint-dir", str(checkpoints), "--out", str(out),

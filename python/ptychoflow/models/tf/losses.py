@@ -60,5 +60,7 @@ def supervised_loss(
 ) -> Float32[tf.Tensor, ""]:
     """Return MAE of the amplitude plus MAE of the wrapped phase, against object patches (never |P O|, D23)."""
     amplitude = tf.reduce_mean(tf.abs(tf.abs(patches) - tf.abs(labels)))
-    phase = tf.reduce_mean(tf.abs(tf.math.angle(patches * tf.math.conj(labels))))
+    product = patches * tf.math.conj(labels)
+    # Where there is no phase its slope is 0; TensorFlow's own would be 0 / 0.
+    phase = tf.reduce_mean(tf.abs(tf.math.angle(tf.where(product == 0, tf.ones_like(product), product))))
     return amplitude + phase
