@@ -6,9 +6,7 @@ object patches of the train scan as labels. A group of C frames gives C patches 
 process: only the one asked for is imported.
 """
 
-import hashlib
 import importlib
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -19,6 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Complex64, Float32, Float64, Int64
 
+from ptychoflow.arms.card import check_card, exposure_ratio, probe_sha256
 from ptychoflow.config import ModelConfig, TrainConfig, parse
 from ptychoflow.data.checkpoints import CheckpointStore
 from ptychoflow.data.normalize import network_input
@@ -45,26 +44,6 @@ class Trained:
 
     outcome: Outcome
     card: dict[str, Any]
-
-
-SAME_PROBE = 1e-4
-"""Relative difference, after one complex factor, up to which two probes are the same illumination."""
-
-
-def probe_sha256(probe: Complex64[np.ndarray, "n n"]) -> str:
-    """Return the sha256 of a probe's bytes."""
-    return hashlib.sha256(np.ascontiguousarray(probe).tobytes()).hexdigest()
-
-
-def exposure_ratio(trained: Complex64[np.ndarray, "n n"], probe: Complex64[np.ndarray, "n n"]) -> tuple[float, float]:
-    """Return how much stronger `probe` is than the trained one (modulus ratio), and how much its shape differs (relative).
-
-    Two scans with the same illumination and another exposure have probes that differ by one factor. Dividing the
-    amplitudes by it shows the network the frames that the trained illumination would have given.
-    """
-    a, b = trained.astype(np.complex128).ravel(), probe.astype(np.complex128).ravel()
-    factor = np.vdot(a, b) / np.vdot(a, a).real
-    return float(abs(factor)), float(np.linalg.norm(b - factor * a) / np.linalg.norm(b))
 
 
 def framework(backend: str) -> Any:
@@ -186,29 +165,6 @@ def _write_snapshots(store: CheckpointStore, model_dir: Path, backend: str, *, e
             module.write_weights(kept.weights, model_dir / file)
             entries.append({"epoch": kept.epoch, "train_seconds": kept.train_seconds, "file": file})
     return entries
-
-
-def check_card(card: dict[str, Any], probe: Complex64[np.ndarray, "n n"], scan: Scan, view: View) -> list[str]:
-    """Return how scan and view differ from what the model was trained for; empty when they agree (D21, D70).
-
-    Args:
-        card: the model's card.
-        probe: the probe that it was trained with.
-        scan: scan to reconstruct.
-        view: its view.
-    """
-    problems = []
-    if card["n"] != scan.n:
-        problems.append(f"the model was trained on frames of {card['n']} px, the scan has {scan.n}")
-    elif (difference := exposure_ratio(probe, scan.probe)[1]) > SAME_PROBE:
-        problems.append(
-            f"the scan's probe is not the one that the model was trained with (they differ by {difference:.1%})"
-        )
-    if card["gridsize"] != view.gridsize:
-        problems.append(f"the model was trained with gridsize {card['gridsize']}, the view has {view.gridsize}")
-    if card["normalization"] != asdict(view.normalization):
-        problems.append("the view's normalization is not the model's: it must come from the model's own train frames")
-    return problems
 
 
 @dataclass(frozen=True)
@@ -334,21 +290,3 @@ def _snapshots(entries: list[dict[str, Any]], infer: Callable[[str], Reconstruct
         objects=np.stack([found.recon.object for _, found in usable]),
         canvas=usable[0][1].recon.canvas,
     )
-
-
-def read_card(model_dir: Path) -> dict[str, Any]:
-    """Return the card of a model folder.
-
-    Raises:
-        ContractError: the folder has no card, weights or probe, or lacks a snapshot that the card names.
-    """
-    _refuse_missing(model_dir, ["card.json"])
-    card = json.loads((model_dir / "card.json").read_text())
-    _refuse_missing(model_dir, [card["weights"], "probe.npy", *(entry["file"] for entry in card["snapshots"])])
-    return card
-
-
-def _refuse_missing(model_dir: Path, names: list[str]) -> None:
-    missing = [name for name in names if not (model_dir / name).is_file()]
-    if missing:
-        raise ContractError(f"{model_dir.name} is not a whole model: {', '.join(missing)} is not in it")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ptychoflow.arms.batches import effective_batch_size
+from ptychoflow.arms.card import read_card
 from ptychoflow.arms.status import write_status
 from ptychoflow.data.storage import load_scan, load_view, save_recon, save_snapshots, write_json
 from ptychoflow.errors import NumericalError
@@ -41,7 +42,7 @@ def run(
     are not finite end as `failed` without a picture (D41).
     """
     started = time.monotonic()
-    from ptychoflow.arms.neural import framework, read_card, reconstruct
+    from ptychoflow.arms.neural import framework, reconstruct
 
     card = read_card(model)
     framework(card["backend"])
