@@ -80,6 +80,17 @@ class Study:
         return out_dir
 
 
+@pytest.fixture(autouse=True)
+def _no_pictures(request, monkeypatch):
+    """Drawing takes seconds: only the tests of pictures draw."""
+    if "pictures" in request.node.name or "stands_alone" in request.node.name:
+        return
+    for name in ("compare_amp_phase", "amp_phase", "error_maps", "frc_curves"):
+        monkeypatch.setattr(f"ptychoflow.commands.condition.{name}", lambda *_args, **_options: None)
+    monkeypatch.setattr("ptychoflow.commands.condition.blink_panels", lambda *_args, **_options: ([], ""))
+    monkeypatch.setattr("ptychoflow.commands.evaluate.amp_phase", lambda *_args, path, **_options: path.touch())
+
+
 def noisy(truth, amount, seed):
     return truth + amount * np.random.default_rng(seed).standard_normal((*SHAPE, 2)).view(np.complex128)[..., 0]
 
@@ -211,7 +222,7 @@ def test_every_arm_has_its_pictures_and_curves(tmp_path):
     )
 
 
-def test_pictures_differ_within_an_image_or_not(tmp_path):
+def test_arms_differ_within_an_image_or_not(tmp_path):
     """Blocks of one image: an exact arm beats a noisy one, two that differ by noise only are told apart from neither."""
     study = Study(tmp_path)
     truth = study.scan.object

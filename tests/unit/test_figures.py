@@ -68,6 +68,7 @@ def draw_everything(folder, truth, recon):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_pictures_repeat_byte_for_byte_and_carry_no_date(tmp_path, truth, recon):
     first, second = (draw_everything(tmp_path / name, truth, recon) for name in ("a", "b"))
     assert len(first) == 6
@@ -78,6 +79,7 @@ def test_pictures_repeat_byte_for_byte_and_carry_no_date(tmp_path, truth, recon)
         assert len(png) < 400_000
 
 
+@pytest.mark.slow
 def test_the_title_in_the_file_says_whose_picture_it_is(tmp_path, truth, recon):
     drawn = draw_everything(tmp_path, truth, recon)
     assert Image.open(io.BytesIO(drawn["amp_phase.png"])).info["Title"] == "run: truth"
@@ -190,6 +192,7 @@ def test_a_reconstruction_of_another_shape_is_refused(tmp_path, truth, recon):
         figures.error_maps(recon, truth, np.ones((47, 31), bool), title="", path=tmp_path / "x.png")
 
 
+@pytest.mark.slow
 def test_what_is_absent_is_left_out(tmp_path, truth, recon):
     figures.error_maps(recon, truth, None, title="coverage unknown", path=tmp_path / "errors.png")
     previews.scan_preview(make_scan(truth, with_object=False), tmp_path / "scan.png")

@@ -298,6 +298,7 @@ def thorough(tmp_path_factory):
     return child(tmp_path_factory.mktemp("thorough"), "origin,scale,shift,orientation,many")
 
 
+@pytest.mark.slow
 def test_process_state_cwd_and_terminal_are_left_alone(quick):
     assert quick["heavy_at_import"] == []
     assert quick["command"]["before"] == quick["command"]["after"]

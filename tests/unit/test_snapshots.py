@@ -177,6 +177,7 @@ def trained(prepared, tmp_path_factory):
     return outs
 
 
+@pytest.mark.slow
 def test_the_model_holds_its_snapshots(trained):
     kept, short = trained
     card, manifest = read_json(kept / "model" / "card.json"), read_json(kept / "manifest.json")

@@ -128,6 +128,7 @@ def noise(rng, shape=(67, 83)):
     return np.abs(scipy.ndimage.gaussian_filter(rng.normal(size=shape), 1.0))
 
 
+@pytest.mark.slow
 def test_maps_that_differ_by_noise_show_no_difference_as_often_as_said():
     """63 blocks: 94.5 % of cases are expected of the bootstrap; three standard errors of 400 are 3.4 %."""
     rng = np.random.default_rng(11)
@@ -136,6 +137,7 @@ def test_maps_that_differ_by_noise_show_no_difference_as_often_as_said():
     assert np.mean([result.verdict == "no difference shown" for result in found]) == pytest.approx(0.945, abs=0.035)
 
 
+@pytest.mark.slow
 def test_pixels_taken_for_independent_would_show_differences_that_are_not_there():
     rng = np.random.default_rng(12)
     found = [spatial(noise(rng, (17, 23)), noise(rng, (17, 23)), block_px=1) for _ in range(40)]

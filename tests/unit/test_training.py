@@ -187,6 +187,7 @@ def train_once(root: Path, out: Path, *, supervised: bool = False, epochs: int =
 
 
 @pytest.mark.parametrize("supervised", [False, True])
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_leaves_no_checkpoint(prepared, tmp_path, supervised):
     train_once(prepared, tmp_path, supervised=supervised, epochs=3)
     rows = (tmp_path / "model" / "history.csv").read_text().splitlines()
@@ -342,6 +343,7 @@ def test_flat_means_neither_modulus_nor_phase_varies(amplitude, phase, flat):
     assert (reconstruct_command.flatness(recon, view) is not None) == flat
 
 
+@pytest.mark.slow
 def test_the_physics_arm_never_sees_the_object_and_the_supervised_one_does(prepared, tmp_path):
     """Design section 7: noise in place of objectGuess changes no byte of the physics arm's object."""
     noisy = tmp_path / "noisy"
