@@ -134,6 +134,21 @@ def test_adding_an_arm_changes_no_score_of_another(tmp_path):
 
 
 @pytest.mark.usefixtures("_no_pictures")
+def test_names_are_stated_in_the_files_or_told_from_their_paths(tmp_path):
+    """The output tree has .../<label>/s0/recon.npz: two arms must never become two seeds of one called s0."""
+    truth = torus_object()
+    np.save(tmp_path / "truth.npy", truth)
+    bare = [write(tmp_path / label / "s0" / "recon.npz", truth) for label in ("lsqml", "pinn")]
+    out, _ = run(tmp_path, bare, tmp_path / "truth.npy")
+    assert set(scores(out, "mae", "amp")) == {("lsqml", 0), ("pinn", 0)}
+    stated = [write(tmp_path / name / "recon.npz", truth, metadata={"label": "net"}) for name in ("x", "y")]
+    out, _ = run(tmp_path, stated, tmp_path / "truth.npy")
+    assert set(scores(out, "mae", "amp")) == {("net", 0), ("net", 1)}
+    with pytest.raises(UsageError, match="--labels"):
+        run(tmp_path, [bare[0], bare[0]], tmp_path / "truth.npy")
+
+
+@pytest.mark.usefixtures("_no_pictures")
 def test_truths_must_be_one_object(tmp_path):
     truth = torus_object()
     files = [write(tmp_path / name / "recon.npz", truth) for name in ("n64", "n128", "a", "b")]

@@ -7,6 +7,7 @@ A reconstruction is a recon.npz, or a complex array (.npy, or .npz with one) of 
 scan.npz with an object, or a complex array. The scored rectangle depends on the truth (and its scan) alone.
 """
 
+import itertools
 import math
 import re
 from collections import Counter
@@ -75,7 +76,8 @@ def run(
         config: alignment and options of the scores.
         recons: the reconstructions.
         truths: the truth; or one for each reconstruction, such as scans of different N, which must hold the same object.
-        labels: a name for each reconstruction, equal names being seeds of one method; None takes file or folder names.
+        labels: a name for each reconstruction, equal names being seeds of one method; None takes the labels that the files
+            state, else what tells their paths apart.
         region: rows r0, r1 and columns c0, c1 to score, in the truth's frame; None is what the truth covers, less the largest
             shift on every side where shifts are looked for.
         out_dir: folder to write into.
@@ -94,10 +96,11 @@ def run(
         raise UsageError(f"--region: expected four numbers r0,r1,c0,c1, got {len(region)}")
     truth = _one_truth(truths)
     scored = Region(*region) if region is not None else _shrunk(truth.region, config)
-    entries = _entries(labels or _names(recons))
+    loaded = [load_reconstruction(path, truth) for path in recons]
+    entries = _entries(labels or _names(recons, loaded))
     members, pieces = [], []
-    for path, entry in zip(recons, entries, strict=True):
-        piece, document = _score(path, entry, truth, scored, config)
+    for path, recon, entry in zip(recons, loaded, entries, strict=True):
+        piece, document = _score(path, recon, entry, truth, scored, config)
         pieces.append(piece)
         members.append(Member(document, [piece.recon], [piece.covered], [piece.curves]))
     target = [piece.truth for piece in pieces[:1] if piece.truth is not None]
@@ -119,12 +122,20 @@ def run(
     return (out_dir / "summary.md").read_text()
 
 
-def _names(recons: Sequence[Path]) -> list[str]:
-    """Return the files' names without suffix; the folders' where files share one, as every recon.npz does."""
-    names = [path.stem for path in recons]
-    if len(set(names)) < len(names) or names == ["recon"]:
-        names = [path.resolve().parent.name for path in recons]
-    return [re.sub(r"[^A-Za-z0-9._-]+", "_", name) for name in names]
+def _names(paths: Sequence[Path], recons: Sequence[Recon]) -> list[str]:
+    """Return the labels that the files state, as ptychoflow's own do; else what tells their paths apart, from the file's name up.
+
+    Raises:
+        UsageError: one file was given twice.
+    """
+    stated = [recon.metadata.get("label") for recon in recons]
+    if all(stated):
+        return [str(label) for label in stated]
+    resolved = [path.resolve().with_suffix("") for path in paths]
+    for parts in itertools.zip_longest(*(reversed(path.parts) for path in resolved), fillvalue=""):
+        if len(set(parts)) == len(parts) and parts != ("recon",):
+            return [re.sub(r"[^A-Za-z0-9._-]+", "_", part) for part in parts]
+    raise UsageError("the reconstructions cannot be told apart by their paths; name them with --labels")
 
 
 def _entries(labels: Sequence[str]) -> list[dict[str, Any]]:
@@ -144,10 +155,9 @@ def _entries(labels: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _score(
-    path: Path, entry: dict[str, Any], truth: Truth, region: Region, config: EvaluateConfig
+    path: Path, recon: Recon, entry: dict[str, Any], truth: Truth, region: Region, config: EvaluateConfig
 ) -> tuple[Piece, dict[str, Any]]:
     """Return the scored rectangle of one file and its metrics.json."""
-    recon = load_reconstruction(path, truth)
     ratio = pixel_ratio(recon.pixel_size_m, truth.pixel_size_m, resample=config.resample_pixel_size)
     check_recon(recon, [region], ratio=ratio, what=str(path))
     piece = score_piece(recon, truth.object, truth.canvas, region, config, ratio=ratio)
