@@ -279,9 +279,10 @@ def test_a_leader_is_marked_in_its_cell_and_in_the_table_of_leaders():
 def test_a_score_without_a_leader_says_why(given, leader, judged, said):
     (verdict, *_) = verdicts(given.found, given.comparisons)
     comparison = replace(verdict.comparisons[0], paired=replace(verdict.comparisons[0].paired, verdict=judged))
-    found = sections(given, [replace(verdict, leader=leader, comparisons=[comparison])])
+    section = sections(given)[0]
+    found = [replace(section, verdicts=[replace(verdict, leader=leader, comparisons=[comparison])])]
     assert leaders(found) == {("lines_d1e9", verdict.title): said}
-    alone = sections(given, [replace(verdict, leader=None, comparisons=[])])
+    alone = [replace(section, verdicts=[replace(verdict, leader=None, comparisons=[])])]
     assert leaders(alone) == {("lines_d1e9", verdict.title): "one arm only"}
 
 

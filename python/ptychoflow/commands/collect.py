@@ -18,7 +18,7 @@ from ptychoflow.data.storage import atomic_write, read_json
 from ptychoflow.provenance import sha256_file, versions, write_manifest
 from ptychoflow.report.figures import training_curve
 from ptychoflow.report.html import render
-from ptychoflow.report.ranking import COMPARISON_COLUMNS, comparison_rows, verdicts
+from ptychoflow.report.ranking import COMPARISON_COLUMNS, comparison_rows
 from ptychoflow.report.sections import ReportInput
 from ptychoflow.report.summary import summary_markdown
 from ptychoflow.report.tables import (
@@ -125,11 +125,10 @@ def write_tables(out_dir: Path, report: ReportInput, metrics: Sequence[Mapping[s
         metrics: metrics.json of every run, in the order of the tables.
     """
     own = [_as_metrics(document["reference"]) for document in report.comparisons.values() if document["reference"]]
-    compared = verdicts(report.found, report.comparisons)
     files = {
         "metrics.csv": delimited(tidy_rows([*metrics, *own]), METRIC_COLUMNS),
         "statistics.csv": delimited(statistic_rows(arm_rows(report.found)), STATISTIC_COLUMNS),
-        "comparisons.csv": delimited(comparison_rows(compared), COMPARISON_COLUMNS),
+        "comparisons.csv": delimited(comparison_rows(report.verdicts), COMPARISON_COLUMNS),
         "summary.md": summary_markdown(report),
         "report.html": render(report),
     }

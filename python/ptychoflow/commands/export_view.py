@@ -6,12 +6,10 @@ import numpy as np
 
 from ptychoflow.data.normalize import network_input
 from ptychoflow.data.storage import load_scan, load_view, save_scan, write_npz
+from ptychoflow.models.forward import relative_of_offsets
 from ptychoflow.physics.patches import gather
 from ptychoflow.provenance import check_scan
 from ptychoflow.records import FrameSet, Scan, View
-
-LOCAL_OFFSET_SIGN = -1
-"""Sign of `coords_relative` in the grouped file (workflow specification); inside ptychoflow displacements are positive."""
 
 
 def run(*, view: Path, train_scan: Path, test_scan: Path, grouped: bool, name: str, out_dir: Path) -> list[Path]:
@@ -55,11 +53,11 @@ def grouped_arrays(scan: Scan, view: View, frames: FrameSet) -> dict[str, np.nda
     arrays = {"diffraction": stack.astype(np.float32), "X_full": _scaled(stack, view)}
     for suffix, positions in (("", scan.positions_rc_px), ("_start", scan.positions_start_rc_px)):
         chosen = scan.positions_rc_px if positions is None else positions
-        absolute = chosen[groups][:, None, :, ::-1].transpose(0, 1, 3, 2)
-        centre = absolute.mean(axis=3, keepdims=True)
+        members = chosen[groups]
+        absolute = members[:, None, :, ::-1].transpose(0, 1, 3, 2)
         arrays[f"coords{suffix}_nn"] = absolute
-        arrays[f"coords{suffix}_offsets"] = centre
-        arrays[f"coords{suffix}_relative"] = LOCAL_OFFSET_SIGN * (absolute - centre)
+        arrays[f"coords{suffix}_offsets"] = absolute.mean(axis=3, keepdims=True)
+        arrays[f"coords{suffix}_relative"] = relative_of_offsets(members - members.mean(axis=1, keepdims=True))
     arrays |= {"nn_indices": groups, "sample_indices": groups[:, 0], "probeGuess": scan.probe}
     if scan.object is not None:
         labels = gather(scan.object, scan.positions_rc_px[groups.ravel()], scan.n)

@@ -10,7 +10,7 @@ lies at pad + offset + i. The pad is one number for a whole view, so that the sh
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Complex64, Float32, Float64, Int64, Num
+from jaxtyping import Complex64, Float, Float32, Float64, Int64, Num
 
 from ptychoflow.config import ModelConfig
 from ptychoflow.errors import ContractError
@@ -40,7 +40,7 @@ def offsets_of_relative(coords_relative: Num[np.ndarray, "b 1 2 c"]) -> Float32[
     return (LOCAL_OFFSET_SIGN * coords_relative[:, 0, ::-1].transpose(0, 2, 1)).astype(np.float32)
 
 
-def relative_of_offsets(offsets: Float32[np.ndarray, "b c 2"]) -> Float32[np.ndarray, "b 1 2 c"]:
+def relative_of_offsets(offsets: Float[np.ndarray, "b c 2"]) -> Float[np.ndarray, "b 1 2 c"]:
     """Return `coords_relative` of a grouped file: the inverse of `offsets_of_relative`."""
     return np.ascontiguousarray(LOCAL_OFFSET_SIGN * offsets.transpose(0, 2, 1)[:, None, ::-1])
 

@@ -6,7 +6,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ptychoflow.report.embed import PICTURE_BYTES, Layout, galleries
-from ptychoflow.report.ranking import Verdict, pairs_sentence, verdicts
+from ptychoflow.report.ranking import Verdict, pairs_sentence
 from ptychoflow.report.sections import ReportInput, Section, counts, sections, show
 from ptychoflow.report.strips import strips
 
@@ -41,8 +41,8 @@ def render(given: ReportInput, *, budget: int = PICTURE_BYTES) -> str:
     environment.filters |= {"show": show, "enlarged": enlarged}
     layout = Layout(beside=given.visuals_beside)
     runs = [outcome.run for outcome in given.found]
-    ranked = verdicts(given.found, given.comparisons)
-    found = sections(given, ranked)
+    ranked = given.verdicts
+    found = sections(given)
     context: dict[str, Any] = {
         "given": given,
         "sections": found,

@@ -4,6 +4,7 @@ Numbers are means over the seeds that ended ok, with the 95 % interval of the me
 come in sentences from `ranking` and `costs`. Scores whose name starts with `legacy_` stand apart and lead nowhere.
 """
 
+import functools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -72,6 +73,11 @@ class ReportInput:
     notes: Sequence[str] = ()
     min_success: int = 1
     visuals_beside: bool = False
+
+    @functools.cached_property
+    def verdicts(self) -> list[Verdict]:
+        """Which arm is better in every ranked score: made once, for tables, summary and report."""
+        return verdicts(self.found, self.comparisons)
 
 
 @dataclass(frozen=True)
@@ -180,14 +186,8 @@ def show(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
 
 
-def sections(given: ReportInput, found: Sequence[Verdict] | None = None) -> list[Section]:
-    """Return one section per condition, in the order of the plan.
-
-    Args:
-        given: everything the report shows.
-        found: verdicts that are known already; None ranks the arms here.
-    """
-    ranked = verdicts(given.found, given.comparisons) if found is None else found
+def sections(given: ReportInput) -> list[Section]:
+    """Return one section per condition, in the order of the plan."""
     costs = break_evens(given.found)
     rows = arm_rows(given.found)
     return [
@@ -195,7 +195,7 @@ def sections(given: ReportInput, found: Sequence[Verdict] | None = None) -> list
             given,
             name,
             [row for row in rows if row.condition == name],
-            [verdict for verdict in ranked if verdict.condition == name],
+            [verdict for verdict in given.verdicts if verdict.condition == name],
             [cost for cost in costs if cost.condition == name],
         )
         for name in dict.fromkeys(row.condition for row in rows)

@@ -15,20 +15,18 @@ def summary_markdown(given: ReportInput) -> str:
     )
     if states["ok"] < given.min_success:
         lines += ["", f"**Fewer than the {given.min_success} ok runs that were asked for.**"]
-    found = sections(given)
-    for section in found:
+    for section in sections(given):
         lines += ["", f"## {section.name}", ""]
         if section.verdicts or section.costs:
             lines += [f"- {verdict.text}." for verdict in section.verdicts]
             lines += [f"- Costs, {cost.title}: {cost.text}." for cost in section.costs]
             lines += [""]
         lines += _arms(section)
-    ranked = [verdict for section in found for verdict in section.verdicts]
     lines += [
         "",
         "Scores are means over the seeds that ended ok, with the 95 % interval of the mean and the number of seeds n.",
     ]
-    if any(verdict.comparisons for verdict in ranked):
+    if any(verdict.comparisons for verdict in given.verdicts):
         lines[-1] += f" {pairs_sentence()}"
     bad = [outcome for outcome in given.found if outcome.state != "ok"]
     if bad:
