@@ -16,6 +16,7 @@ process RECONSTRUCT {
         path('snapshots.npz', arity: '0..*'), emit: recon
     tuple val(meta), path('status.json'), emit: status
     tuple val(meta), path('manifest.json'), emit: manifest
+    tuple val(meta), path('tmp/torch_reassembly/reassembly_test.npz'), emit: reassembly, optional: true
 
     script:
     """
@@ -25,7 +26,8 @@ process RECONSTRUCT {
 
     stub:
     """
-    touch recon.npz snapshots.npz
+    mkdir -p tmp/torch_reassembly
+    touch recon.npz snapshots.npz tmp/torch_reassembly/reassembly_test.npz
     echo '{"schema_version": 1}' > patch_metrics.json
     echo '{"schema_version": 1, "run_id": "${meta.id}", "stage": "reconstruct", "state": "ok", "reason": null}' > status.json
     echo '{"schema_version": 1}' > manifest.json

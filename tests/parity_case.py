@@ -79,7 +79,9 @@ def backends(module: Any, name: str, weights: dict[str, np.ndarray] | None, impo
     physics = module.PhysicsBackend(
         networks[0], runtime, CONFIG, lambda b: x[b], offsets_of=lambda b: offsets[b], **case["physics"]
     )
-    supervised = module.SupervisedBackend(networks[1], runtime, CONFIG, lambda b: x[b], label_of=lambda b: labels[b])
+    supervised = module.SupervisedBackend(
+        networks[1], runtime, CONFIG, lambda b: x[b], label_of=lambda b: labels[b], probe=case["physics"]["probe"]
+    )
     return physics, supervised
 
 

@@ -1,8 +1,8 @@
 """Rerun the measured results that docs quote, from nothing, and write docs/evidence/*.json and pictures.
 
 Every figure comes out of the workflow's own outputs: this script only writes samplesheets, starts `nextflow run main.nf`,
-reads metrics.json, history.csv and manifest.json, and checks the figures against the bounds of the project's first
-milestone. It needs the measured scans in ../shared/data; without them it stops and says so.
+reads metrics.json, history.csv and manifest.json, and checks the figures against bounds. Experiments with a `sheet` need the
+measured scans in ../shared/data and stop in words without them; those with a `study` simulate their scans.
 """
 
 import argparse
@@ -22,8 +22,22 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data" / "siemens_star"
 OUT = ROOT / "docs" / "evidence"
 SCRATCH = ROOT / ".evidence"
-BEGIN, END = "<!-- evidence:begin -->", "<!-- evidence:end -->"
+BEGIN, END = "<!-- {}:begin -->", "<!-- {}:end -->"
 PRESET = {"mae_weight": 1, "nll_weight": 0}
+LINES = {
+    "nimgs_train": 1, "nimgs_test": 1, "epochs": 20, "batch_size": 16, "plateau_patience": 0, "seeds": "0,1,2",
+    "legacy_metrics": True, "snapshots": "none",
+}  # fmt: skip
+PUBLISHED = {
+    "legacy_amp_mae": ("at most", 0.2625),
+    "legacy_amp_ssim": ("at least", 0.294),
+    "legacy_amp_ms_ssim": ("at least", 0.678),
+    "legacy_amp_frc50": ("at least", 16.7),
+    "legacy_phase_mae": ("at most", 0.0645),
+}
+"""What the reference implementation reached on the grid-lines workload (its seed 0, its early stopping)."""
+LEGACY = ("legacy_amp_mae", "legacy_amp_ssim", "legacy_amp_ms_ssim", "legacy_amp_frc50", "legacy_phase_mae")
+MEDIANS = ("phase_pearson", "contrast_heldout", "contrast_test", "frc50_nyquist", "amp_ssim", "amp_pearson", *LEGACY)
 PICTURES = ("compare_amp_phase", "frc_curves", "quality_time")
 
 EXPERIMENTS: dict[str, dict[str, Any]] = {
@@ -44,6 +58,31 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
             "lsqml": {"contrast_heldout": 0.89, "phase_pearson": 0.98},
             "pinn_torch_gs1": {"contrast_heldout": 0.88, "phase_pearson": 0.93},
         },
+    },
+    "star64_pinn": {
+        "about": "as star64, with the TensorFlow net (one seed)",
+        "sheet": {"id": "star64", "scan": "siemens_star_N64.npz", "N": 64, "heldout": "heldout_from_objectGuess"},
+        "params": {
+            "models": "pinn", "split": "none", "epochs": 24, "batch_size": 8, "score_box_px": 120, "snapshots": "none",
+            **PRESET,
+        },
+        "bounds": {"pinn_gs1": {"contrast_heldout": 0.88, "phase_pearson": 0.93}},
+    },
+    "grid_lines": {
+        "about": "grid-lines, N = 64, gridsize 1, ideal disk: 441 train groups, 1,089 test positions, 20 epochs, three seeds",
+        "study": "lines",
+        "params": {
+            "models": "pinn,pinn_torch,baseline,baseline_torch", "step_train_px": 16, "step_test_px": 10, **LINES,
+        },
+        "bounds": {"pinn_gs1": PUBLISHED},
+    },
+    "lines_overlap": {
+        "about": "grid-lines at 8 px steps, 441 train groups: single frames against groups of four neighbours, three seeds",
+        "study": "lines",
+        "params": {
+            "models": "pinn_torch", "gridsizes": "1,2", "step_train_px": 8, "step_test_px": 8, "n_groups": 441, **LINES,
+        },
+        "bounds": {},
     },
     "star64_half": {
         "about": "N = 64, trained below the median y minus 16 px, scored on the half above it, which training never saw",
@@ -80,20 +119,16 @@ def run(name: str, experiment: dict[str, Any]) -> Path:
     folder = SCRATCH / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    sheet = experiment["sheet"] | {"scan": str(DATA / experiment["sheet"]["scan"])}
-    with (folder / "sheet.csv").open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(sheet))
-        writer.writeheader()
-        writer.writerow(sheet)
-    command = [
-        str(ROOT / ".nextflow-dist" / "nextflow"),
-        "run",
-        str(ROOT / "main.nf"),
-        "--input",
-        "sheet.csv",
-        "--outdir",
-        "out",
-    ]
+    if "study" in experiment:
+        source = ["--study", experiment["study"]]
+    else:
+        sheet = experiment["sheet"] | {"scan": str(DATA / experiment["sheet"]["scan"])}
+        with (folder / "sheet.csv").open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, fieldnames=list(sheet))
+            writer.writeheader()
+            writer.writerow(sheet)
+        source = ["--input", "sheet.csv"]
+    command = [str(ROOT / ".nextflow-dist" / "nextflow"), "run", str(ROOT / "main.nf"), *source, "--outdir", "out"]
     for key, value in experiment["params"].items():
         command += [f"--{key}", str(value)]
     with (folder / "nextflow.log").open("w") as log:
@@ -104,10 +139,17 @@ def run(name: str, experiment: dict[str, Any]) -> Path:
 def figures(metrics: dict[str, Any]) -> dict[str, Any]:
     """Return the figures quoted in the documentation for one run."""
     stitched, consistency = metrics["stitched"], metrics["consistency"]
-    return {
+    legacy = {
+        f"legacy_{part}_{name}": stitched[part][f"legacy_{name}"]["value"]
+        for part in ("amp", "phase")
+        for name in ("mae", "ssim", "ms_ssim", "frc50")
+        if f"legacy_{name}" in stitched[part]
+    }
+    return legacy | {
         "phase_pearson": stitched["phase"]["pearson"]["value"],
         "phase_mae_rad": stitched["phase"]["mae"]["value"],
         "amp_pearson": stitched["amp"]["pearson"]["value"],
+        "amp_ssim": stitched["amp"]["ssim"]["value"],
         "frc50_nyquist": stitched["complex"]["frc50"]["value"],
         "frc1over7_nyquist": stitched["complex"]["frc1over7"]["value"],
         "contrast_heldout": consistency["heldout"]["contrast"]["value"],
@@ -162,31 +204,29 @@ def collect(name: str, experiment: dict[str, Any], outdir: Path) -> dict[str, An
     medians = {
         label: {
             key: statistics.median(values)
-            for key in ("phase_pearson", "contrast_heldout", "contrast_test", "frc50_nyquist")
-            if len(values := [run[key] for run in seeds.values() if run[key] is not None]) == len(seeds)
+            for key in MEDIANS
+            if len(values := [run[key] for run in seeds.values() if run.get(key) is not None]) == len(seeds)
         }
         for label, seeds in runs.items()
     }
-    checks = [
-        {
-            "label": label,
-            "figure": key,
-            "at_least": bound,
-            "median": medians[label][key],
-            "holds": medians[label][key] >= bound,
-        }
-        for label, bounds in experiment["bounds"].items()
-        for key, bound in bounds.items()
-    ]
+    checks = []
+    for label, bounds in experiment["bounds"].items():
+        for key, bound in bounds.items():
+            sense, limit = bound if isinstance(bound, tuple) else ("at least", bound)
+            median = medians[label][key]
+            holds = median >= limit if sense == "at least" else median <= limit
+            checks.append(
+                {"label": label, "figure": key, sense.replace(" ", "_"): limit, "median": median, "holds": holds}
+            )
     for kind in PICTURES:
         for picture in sorted(outdir.glob(f"conditions/*/visuals/{kind}.png")):
             shutil.copyfile(picture, OUT / f"{name}_{picture.name}")
-    dataset = json.loads(next(outdir.glob("datasets/*/manifest.json")).read_text())
+    datasets = [json.loads(path.read_text()) for path in sorted(outdir.glob("datasets/*/manifest.json"))]
     return {
         "about": experiment["about"],
         "parameters": experiment["params"],
-        "input_sha256": dataset["inputs"],
-        "versions": dataset["versions"],
+        "input_sha256": {name: entry for dataset in datasets for name, entry in dataset["inputs"].items()},
+        "versions": datasets[0]["versions"],
         "medians_over_seeds": medians,
         "bounds": checks,
         "file_own_object": [comparison["reference"] for comparison in comparisons],
@@ -194,8 +234,28 @@ def collect(name: str, experiment: dict[str, Any], outdir: Path) -> dict[str, An
     }
 
 
+def lines_table() -> str:
+    """Return the Markdown table of the simulated experiments: median over seeds [least, largest], legacy definitions."""
+    head = ["experiment", "arm", "amplitude MAE", "SSIM", "MS-SSIM", "FRC50, bins", "phase MAE", "*amplitude SSIM*"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for name, experiment in EXPERIMENTS.items():
+        path = OUT / f"{name}.json"
+        if "study" not in experiment or not path.exists():
+            continue
+        for label, seeds in json.loads(path.read_text())["runs"].items():
+            cells = [f"[{name}](evidence/{name}.json)", label]
+            for key in (*LEGACY, "amp_ssim"):
+                values = [run[key] for run in seeds.values() if run.get(key) is not None]
+                spread = f"{statistics.median(values):.3g} [{min(values):.3g}, {max(values):.3g}]" if values else "–"
+                cells.append(spread)
+            collapsed = sum(run["collapsed"] for run in seeds.values())
+            cells[1] += f", {len(seeds)} seeds" + (f", {collapsed} collapsed" if collapsed else "")
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def table() -> str:
-    """Return the Markdown table of all records in docs/evidence: medians over seeds, with their number."""
+    """Return the Markdown table of the measured scans: medians over seeds, with their number."""
     lines = [
         "| experiment | arm | seeds | phase Pearson | contrast, held-out frames | contrast, test frames | at least |",
         "|---|---|---|---|---|---|---|",
@@ -204,8 +264,10 @@ def table() -> str:
     def number(value: float | None) -> str:
         return "–" if value is None else f"{value:.3f}"
 
-    for name in EXPERIMENTS:
+    for name, experiment in EXPERIMENTS.items():
         path = OUT / f"{name}.json"
+        if "study" in experiment:
+            continue
         if not path.exists():
             lines.append(f"| {name} | | | not measured | | | |")
             continue
@@ -229,12 +291,15 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def write_readme() -> None:
-    """Put the table between the markers of README.md."""
-    path = ROOT / "README.md"
-    head, rest = path.read_text().split(BEGIN)
-    tail = rest.split(END)[1]
-    path.write_text(f"{head}{BEGIN}\n{table()}\n{END}{tail}")
+def write_tables() -> None:
+    """Put the tables between the markers of README.md and docs/arms.md."""
+    for path, marker, text in (
+        (ROOT / "README.md", "evidence", table()),
+        (ROOT / "docs/arms.md", "lines", lines_table()),
+    ):
+        begin, end = BEGIN.format(marker), END.format(marker)
+        head, rest = path.read_text().split(begin)
+        path.write_text(f"{head}{begin}\n{text}\n{end}{rest.split(end)[1]}")
 
 
 def processor() -> str:
@@ -249,15 +314,15 @@ def main() -> int:
     """Run the experiments named on the command line, or all; return 1 when a bound does not hold."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help=f"any of {', '.join(EXPERIMENTS)}; all when none is named")
-    parser.add_argument("--table", action="store_true", help="only rewrite the table of README.md from docs/evidence")
+    parser.add_argument("--table", action="store_true", help="only rewrite the tables of README.md and docs/arms.md")
     arguments = parser.parse_args()
     if arguments.table:
-        write_readme()
+        write_tables()
         return 0
     names = arguments.names or list(EXPERIMENTS)
     if unknown := [name for name in names if name not in EXPERIMENTS]:
         parser.error(f"unknown experiment {unknown}; there are {list(EXPERIMENTS)}")
-    if not DATA.is_dir():
+    if not DATA.is_dir() and any("sheet" in EXPERIMENTS[name] for name in names):
         sys.exit("evidence: the measured scans are not there (../shared/data/siemens_star)")
     OUT.mkdir(parents=True, exist_ok=True)
     revision = subprocess.run(
@@ -272,10 +337,9 @@ def main() -> int:
         for check in record["bounds"]:
             failed += not check["holds"]
             verdict = "holds" if check["holds"] else "MISSED"
-            print(
-                f"{name}: {check['label']} {check['figure']} {check['median']:.4f} (at least {check['at_least']}: {verdict})"
-            )
-    write_readme()
+            limit = f"at least {check['at_least']}" if "at_least" in check else f"at most {check['at_most']}"
+            print(f"{name}: {check['label']} {check['figure']} {check['median']:.4f} ({limit}: {verdict})")
+    write_tables()
     return 1 if failed else 0
 
 

@@ -115,6 +115,24 @@ class PrepareConfig:
     """Root seed of held-out choice, subsampling and grouping."""
     score_box_px: Side | None = None
     """Score only the central square of this side; the largest fully covered rectangle when absent."""
+    s_img: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of each side's frames that is kept before grouping, drawn without replacement."""
+    min_spacing_px: Annotated[float, Field(gt=0)] | None = None
+    """Least distance between the centres of two groups of one side, px; a group nearer to a kept one is left out."""
+    view_gridsize: Annotated[int, Field(ge=1, le=3)] | None = None
+    """Gridsize of the groups that keep the spacing: the view's frames are their members, whatever gridsize reads them."""
+    max_groups: Count | None = None
+    """Most groups of a spaced view, per side: those nearest to the middle of the field."""
+    min_acceptance: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Least share of groups that the spacing must leave; a view that cannot have it is skipped with the bound."""
+    probe_diameter_px: Annotated[float, Field(gt=0)] | None = None
+    """Diameter of the disc that the overlap measures use, px; None is 0.6 N."""
+    subsample_seed: Annotated[int, Field(ge=0)] | None = None
+    """Own seed of the frame subsampling; None draws it from `data_seed`."""
+    grouping_seed: Annotated[int, Field(ge=0)] | None = None
+    """Own seed of the grouping; None draws it from `data_seed`."""
+    strict_views: bool = False
+    """A view that cannot exist is an error (exit 65) instead of skipped with its reason."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -183,6 +201,10 @@ class ReconstructConfig:
 
     infer_batch_size: Count = 32
     """Frames per network call; has no influence on the result beyond rounding."""
+    stitching: Literal["position", "tiling"] = "position"
+    """`position`: every patch where it lies, weighted by the probe; `tiling`: raster tiles without blending, gridsize 1 only."""
+    keep_reassembly: bool = False
+    """Also write the specified reassembly NPZ (frames, absolute positions, probe, object) for other tools."""
 
 
 @dataclass(frozen=True, config=STRICT)

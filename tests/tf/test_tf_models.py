@@ -15,7 +15,7 @@ from group_cases import GROUPS, PUBLISHED, N, expected_loss, group_case, merged
 from ptychoflow.config import ModelConfig, TrainConfig
 from ptychoflow.errors import ContractError, UnavailableError
 from ptychoflow.models.exchange import weight_shapes
-from ptychoflow.models.forward import disc_mask, forward_model
+from ptychoflow.models.forward import disc_mask, forward_model, illumination_weight
 from ptychoflow.models.spec import network_spec, parameter_count
 from ptychoflow.models.tf.backend import (
     PhysicsBackend,
@@ -243,7 +243,7 @@ def test_other_numbers_of_frames_positions_or_labels_are_refused():
     with pytest.raises(ContractError, match="the local canvas has a margin of"):
         group_loss(case, case.offsets * np.float32(1.5))
     backend = SupervisedBackend(
-        Oracle(case), CPU, TrainConfig(), lambda b: case.x[b], label_of=lambda b: case.patches[b, :1]
+        Oracle(case), CPU, TrainConfig(), lambda b: case.x[b], label_of=lambda b: case.patches[b, :1], probe=case.probe
     )
     with pytest.raises(ContractError, match=r"4 object patch.*got 1 label"):
         backend.loss(np.arange(GROUPS))
@@ -254,7 +254,7 @@ def test_labels_of_groups_are_compared_member_by_member():
     case = group_case(whole_px=False)
     for labels, least, most in ((case.patches, 0, 1e-5), (case.patches[:, ::-1].copy(), 0.05, 9)):
         backend = SupervisedBackend(
-            Oracle(case), CPU, TrainConfig(), lambda b: case.x[b], label_of=lambda b, y=labels: y[b]
+            Oracle(case), CPU, TrainConfig(), lambda b: case.x[b], label_of=lambda b, y=labels: y[b], probe=case.probe
         )
         assert least <= backend.loss(np.arange(GROUPS)) <= most
 
@@ -304,7 +304,21 @@ def test_total_variation_of_a_step_edge():
 def test_supervised_loss_wraps_the_phase():
     labels = np.full((1, 3, 5, 1), np.exp(1j * (np.pi - 0.1)), np.complex64)
     patches = np.full((1, 3, 5, 1), 1.5 * np.exp(1j * (0.1 - np.pi)), np.complex64)
-    assert float(supervised_loss(tf.constant(patches), tf.constant(labels))) == pytest.approx(0.5 + 0.2, rel=1e-4)
+    assert float(supervised_loss(tf.constant(patches), tf.constant(labels), tf.ones((3, 5)))) == pytest.approx(
+        0.7, rel=1e-4
+    )
+
+
+def test_supervised_loss_counts_pixels_by_the_illumination():
+    """By hand: the error of 1 in one pixel out of 25 counts by that pixel's share of |P|^2 alone."""
+    probe = np.zeros((5, 5), np.complex64)
+    probe[0, 1], probe[2, 4] = 3j, 1
+    weight = tf.constant(illumination_weight(probe))
+    labels = np.ones((2, 5, 5, 1), np.complex64)
+    for pixel, expected in (((0, 1), 0.9), ((2, 4), 0.1), ((2, 1), 0.0)):
+        patches = labels.copy()
+        patches[:, pixel[0], pixel[1]] = 2
+        assert float(supervised_loss(tf.constant(patches), tf.constant(labels), weight)) == pytest.approx(expected)
 
 
 def test_amplitude_mae_by_hand():

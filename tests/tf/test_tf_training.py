@@ -1,5 +1,7 @@
 """TensorFlow behind the training loop: Adam by hand, two traces, and a resumed run that takes the same steps."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,7 +12,15 @@ from ptychoflow.data.normalize import measure_normalization
 from ptychoflow.errors import TransientError
 from ptychoflow.models.forward import padding_px
 from ptychoflow.models.spec import network_spec
-from ptychoflow.models.tf.backend import PhysicsBackend, SupervisedBackend, build_network, choose_runtime
+from ptychoflow.models.tf import backend as tf_backend
+from ptychoflow.models.tf.backend import (
+    PhysicsBackend,
+    SupervisedBackend,
+    build_network,
+    choose_runtime,
+    predict_patches,
+    trace_inference,
+)
 from ptychoflow.models.training import Backend, fit
 
 pytestmark = pytest.mark.tensorflow
@@ -34,7 +44,7 @@ def backend_of(seed: int = 0, *, supervised: bool = False, config: TrainConfig |
     config = config or TrainConfig()
     if supervised:
         labels = np.exp(1j * x).astype(np.complex64)
-        return SupervisedBackend(net, CPU, config, lambda b: x[b], label_of=lambda b: labels[b])
+        return SupervisedBackend(net, CPU, config, lambda b: x[b], label_of=lambda b: labels[b], probe=probe)
     return PhysicsBackend(
         net, CPU, config, lambda b: x[b], offsets_of=lambda b: offsets[b], probe=probe, normalization=norm,
         pad_px=padding_px(offsets, jitter_px=model.extraction_jitter_px), seed=5,
@@ -87,6 +97,41 @@ def test_steps_are_traced_for_whole_batches_and_for_the_last_one_only(tmp_path):
         fit(backend, 10, config, seed=1, store=store)
     assert backend._compiled_step.experimental_get_tracing_count() <= 2
     assert backend._compiled_loss.experimental_get_tracing_count() == 1
+
+
+@pytest.mark.parametrize(("supervised", "options"), [(False, {"extraction_jitter_px": 0.7}), (True, {})])
+def test_tracing_is_timed_apart_once_for_each_number_of_groups(monkeypatch, supervised, options):
+    """Oracle: a clock that only tracing moves on, by 10 s each time; the first step of a size runs what was traced."""
+    backend, now = backend_of(supervised=supervised, **options), [0.0]
+    traced = {name: getattr(backend, name) for name in ("_step", "_loss")}
+
+    def slow(name):
+        def trace(*tensors):
+            now[0] += 10
+            return traced[name](*tensors)
+
+        return tf.function(trace, autograph=False)
+
+    monkeypatch.setattr(tf_backend, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    backend._compiled_step, backend._compiled_loss = slow("_step"), slow("_loss")
+    spent = []
+    for call, size in (("step", 4), ("step", 4), ("loss", 4), ("step", 3), ("loss", 4), ("loss", 2), ("step", 4)):
+        backend.train_step(np.arange(size), 1e-3) if call == "step" else backend.loss(np.arange(size))
+        spent.append(backend.compile_seconds)
+    assert spent == [10, 10, 20, 30, 30, 40, 40]
+    assert now == [40]
+
+
+def test_inference_is_traced_before_it_runs():
+    """Two sizes are compiled; predictions of them compile nothing more."""
+    network = build_network(
+        network_spec(64, 2, ModelConfig(n_filters_scale=1)), ModelConfig(n_filters_scale=1), CPU, seed=0
+    )
+    trace_inference(network, [1, 3], CPU)
+    assert network.infer.experimental_get_tracing_count() == 2
+    for size in (3, 1, 3):
+        predict_patches(network, np.ones((size, 4, 64, 64), np.float32), CPU)
+    assert network.infer.experimental_get_tracing_count() == 2
 
 
 @pytest.mark.parametrize(("supervised", "options"), [(False, OPTIONS), (False, {}), (True, {})])

@@ -21,6 +21,7 @@ from ptychoflow.models.forward import (
     check_labels,
     disc_mask,
     forward_model,
+    illumination_weight,
     jitter,
     member_offsets,
     offsets_of_relative,
@@ -264,7 +265,19 @@ def test_total_variation_of_a_step_edge():
 def test_supervised_loss_wraps_the_phase():
     labels = torch.polar(torch.ones(1, 1, 3, 3), torch.full((1, 1, 3, 3), np.pi - 0.1))
     patches = torch.polar(torch.full((1, 1, 3, 3), 1.5), torch.full((1, 1, 3, 3), -np.pi + 0.1))
-    assert float(supervised_loss(patches, labels)) == pytest.approx(0.5 + 0.2, rel=1e-4)
+    assert float(supervised_loss(patches, labels, torch.ones(3, 3))) == pytest.approx(0.5 + 0.2, rel=1e-4)
+
+
+def test_supervised_loss_counts_pixels_by_the_illumination():
+    """By hand: the error of 1 in one pixel out of 25 counts by that pixel's share of |P|^2 alone."""
+    probe = np.zeros((5, 5), np.complex64)
+    probe[0, 1], probe[2, 4] = 3j, 1
+    weight = torch.from_numpy(illumination_weight(probe))
+    labels = torch.ones(2, 1, 5, 5, dtype=torch.complex64)
+    for pixel, expected in (((0, 1), 0.9), ((2, 4), 0.1), ((2, 1), 0.0)):
+        patches = labels.clone()
+        patches[..., pixel[0], pixel[1]] = 2
+        assert float(supervised_loss(patches, labels, weight)) == pytest.approx(expected)
 
 
 def test_amplitude_mae_by_hand():
@@ -488,6 +501,8 @@ def test_labels_of_groups_are_compared_member_by_member():
     case = group_case(whole_px=False)
     net = Oracle(case.spec, case.config, case.patches)
     for labels, expected in ((case.patches, 0), (case.patches[:, ::-1].copy(), None)):
-        backend = SupervisedBackend(net, CPU, TrainConfig(), lambda b: case.x[b], label_of=lambda b, y=labels: y[b])
+        backend = SupervisedBackend(
+            net, CPU, TrainConfig(), lambda b: case.x[b], label_of=lambda b, y=labels: y[b], probe=case.probe
+        )
         loss = backend.loss(np.arange(GROUPS))
         assert loss == pytest.approx(expected, abs=1e-5) if expected is not None else loss > 0.05

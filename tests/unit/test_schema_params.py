@@ -95,10 +95,10 @@ def test_schema_defaults_are_those_of_the_configurations():
 def test_no_parameter_hides_a_default_of_its_own():
     own = {name for name, field in PYTHON.items() if field.default not in (None, MISSING)}
     assert own == {"gridsizes", "views", "seeds"}
-    depends_on_the_data = {"models", "base", "set_phi", "split", "heldout"}
+    depends_on_the_input = {"models", "base", "preset", "set_phi", "split", "heldout"}
     undocumented = {name for name in PYTHON if "default" not in PROPERTIES[name]}
     assert (
-        undocumented - {name for name, default in config_defaults().items() if default is None} == depends_on_the_data
+        undocumented - {name for name, default in config_defaults().items() if default is None} == depends_on_the_input
     )
 
 

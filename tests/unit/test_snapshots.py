@@ -14,7 +14,7 @@ from ptychoflow.commands import prepare as prepare_command
 from ptychoflow.commands import reconstruct as reconstruct_command
 from ptychoflow.commands import train as train_command
 from ptychoflow.commands.simulate import simulate_scan
-from ptychoflow.config import ModelConfig, PrepareConfig, SimulateConfig, TrainConfig
+from ptychoflow.config import ModelConfig, PrepareConfig, ReconstructConfig, SimulateConfig, TrainConfig
 from ptychoflow.data.checkpoints import CheckpointStore
 from ptychoflow.data.storage import load_recon, load_snapshots, read_json, save_scan
 from ptychoflow.errors import ContractError, DeviceMemoryError, TransientError
@@ -31,6 +31,8 @@ PIXEL_SIZE_M = 4.5e-8
 
 class Slope:
     """A framework of two numbers that no step leaves as they were: weights after a step name the steps before it."""
+
+    compile_seconds = 0.0
 
     def __init__(self) -> None:
         self.w, self.steps = np.zeros(2), 0
@@ -161,8 +163,8 @@ def train_once(root: Path, out: Path, *, epochs: int, snapshots=(), device="cpu"
 
 def reconstruct_once(root: Path, out: Path) -> None:
     reconstruct_command.run(
-        run_meta=META, model=out / "model", test_scan=root / "test.npz", view=root / "view.npz", device="cpu",
-        precision="fp32", infer_batch_size=32, allow_mismatch=False, attempt=2, out_dir=out,
+        ReconstructConfig(), run_meta=META, model=out / "model", test_scan=root / "test.npz", view=root / "view.npz",
+        device="cpu", precision="fp32", allow_mismatch=False, attempt=2, out_dir=out,
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """The training loop: a resumed run takes the same steps, NaN ends as data, and an arm learns without seeing the object."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -8,22 +9,26 @@ import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
 from ptychoflow.arms import neural
+from ptychoflow.arms.card import read_card
+from ptychoflow.commands import evaluate as evaluate_command
 from ptychoflow.commands import prepare as prepare_command
 from ptychoflow.commands import reconstruct as reconstruct_command
 from ptychoflow.commands import train as train_command
 from ptychoflow.commands.simulate import simulate_scan
-from ptychoflow.config import ModelConfig, PrepareConfig, SimulateConfig, TrainConfig
+from ptychoflow.config import EvaluateConfig, ModelConfig, PrepareConfig, ReconstructConfig, SimulateConfig, TrainConfig
 from ptychoflow.data.checkpoints import CheckpointStore
 from ptychoflow.data.normalize import network_input
-from ptychoflow.data.storage import load_recon, load_scan, load_view, read_json, save_scan
+from ptychoflow.data.storage import load_recon, load_scan, load_snapshots, load_view, read_json, save_scan
 from ptychoflow.errors import ContractError, TransientError
 from ptychoflow.frames import Canvas, Region
+from ptychoflow.models import training
 from ptychoflow.models.torch import backend as torch_backend
 from ptychoflow.models.training import fit, split_validation
 from ptychoflow.physics.patches import gather
@@ -31,12 +36,15 @@ from ptychoflow.records import FrameSet, Normalization, Recon, View
 
 PYTHON = Path(__file__).parents[2] / "python"
 SMALL = ModelConfig(n_filters_scale=1)
+PLACED, TILING = ReconstructConfig(), ReconstructConfig(stitching="tiling")
 META = {"run_id": "c__pinn_torch_gs1__n64__s0", "condition": "c", "label": "pinn_torch_gs1", "arm": "pinn_torch",
         "gridsize": 1, "n": 64, "seed": 0}  # fmt: skip
 
 
 class Quadratic:
     """A framework of one number: loss (w - g)^2 per group g, plain gradient steps."""
+
+    compile_seconds = 0.0
 
     def __init__(self, n: int, bad_group: int | None = None) -> None:
         self.targets, self.w, self.bad, self.seen = np.arange(n) / n, np.zeros(1), bad_group, []
@@ -143,6 +151,53 @@ def test_a_time_limit_ends_after_an_epoch_and_is_recorded(tmp_path):
     assert "time limit" in outcome.stopped
 
 
+class Compiled(Quadratic):
+    """A framework on a clock of its own: 2 s a step, 30 s of compiling before the first step and 7 s before the first loss."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__(n)
+        self.now, self.compiled = 500.0, set()
+        self.compile_seconds = 5.0  # before the training began
+
+    def train_step(self, batch, learning_rate):
+        self._compile("step", 30)
+        self.now += 2
+        self.seen.append(batch.tolist())
+        return 1.0
+
+    def loss(self, batch):
+        self._compile("loss", 7)
+        return 1.0
+
+    def _compile(self, name, seconds):
+        if name not in self.compiled:
+            self.compiled.add(name)
+            self.now += seconds
+            self.compile_seconds += seconds
+
+
+def test_compiling_is_no_training_time(tmp_path, monkeypatch):
+    """Oracle: the clock. Three epochs of six steps are 36 s, whenever something was compiled; a resumed run adds up."""
+    config = TrainConfig(epochs=3, batch_size=4, checkpoint_every_s=0, snapshots=(1,))
+
+    def run(folder, stop_after=None):
+        backend = Compiled(23)
+        monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: backend.now))
+        stop = (lambda: len(backend.seen) == stop_after) if stop_after else (lambda: False)
+        with CheckpointStore(folder, "key") as store:
+            outcome = fit(backend, 23, config, seed=5, store=store, stop_requested=stop)
+            return backend, outcome.progress, [kept.train_seconds for kept in store.kept()]
+
+    whole, progress, kept = run(tmp_path / "a")
+    assert progress.seconds == 36
+    assert [row["seconds"] for row in progress.history] == [12, 24, 36]
+    assert kept == [12]
+    assert whole.compile_seconds == 5 + 37
+    with pytest.raises(TransientError):
+        run(tmp_path / "b", stop_after=8)
+    assert run(tmp_path / "b")[1].seconds == 36
+
+
 def test_validation_is_present_and_apart():
     with pytest.raises(ContractError, match="use at least 2"):
         split_validation(1, 0.05, 0)
@@ -171,17 +226,21 @@ def prepared(tmp_path_factory):
     return root
 
 
-def train_once(root: Path, out: Path, *, supervised: bool = False, epochs: int = 2, **options) -> dict:
+def train_once(
+    root: Path, out: Path, *, supervised: bool = False, epochs: int = 2, model: ModelConfig = SMALL,
+    inference: ReconstructConfig = PLACED, **options,
+) -> dict:  # fmt: skip
     meta = {**META, "arm": "baseline_torch" if supervised else "pinn_torch"}
     config = TrainConfig(epochs=epochs, mae_weight=1, nll_weight=0, precision="fp32", **options)
     train_command.run(
-        run_meta=meta, model=SMALL, config=config, backend="torch", supervised=supervised,
+        run_meta=meta, model=model, config=config, backend="torch", supervised=supervised,
         train_scan=root / "train.npz", view=root / "view.npz",
         device="cpu", checkpoint_dir=out / "checkpoints", attempt=1, out_dir=out,
     )  # fmt: skip
+    (out / "status.json").rename(out / "train_status.json")
     reconstruct_command.run(
-        run_meta=meta, model=out / "model", test_scan=root / "test.npz", view=root / "view.npz", device="cpu",
-        precision="fp32", infer_batch_size=32, allow_mismatch=False, attempt=1, out_dir=out,
+        inference, run_meta=meta, model=out / "model", test_scan=root / "test.npz", view=root / "view.npz", device="cpu",
+        precision="fp32", allow_mismatch=False, attempt=1, out_dir=out,
     )  # fmt: skip
     return read_json(out / "model" / "card.json")
 
@@ -303,6 +362,193 @@ def test_true_patches_at_sub_pixel_positions_give_the_object_back(tmp_path, monk
     assert recon.metadata["n_groups"] == len(view.test.groups)
 
 
+def write_pair(root: Path, *, gridsize: int = 1, heldout=None, **changes) -> None:
+    """Write two scans of non-square objects on a raster of 9 px, 4 x 6 frames, and their view."""
+    common = SimulateConfig(size=91, size_cols=109, dose="1e6", phase="independent", step_px=9.0)
+    for name, stream in (("train", 1), ("test", 2)):
+        save_scan(root / f"{name}.npz", simulate_scan(replace(common, **changes, object_stream=stream), None))
+    view_of(root, gridsize=gridsize, heldout=heldout)
+
+
+def view_of(root: Path, **options) -> None:
+    files = {"train_scan": root / "train.npz", "test_scan": root / "test.npz"}
+    prepare_command.run(PrepareConfig(split="scans", **options), view_id="v", **files, out_dir=root)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A pair of 24 frames each, one of them held out."""
+    root = tmp_path_factory.mktemp("small")
+    write_pair(root, heldout=[8])
+    return root
+
+
+def test_a_tiled_oracle_is_scored_as_the_object_itself(tmp_path, monkeypatch):
+    """T1, D43 through RECONSTRUCT and EVALUATE: canvas and origin of the tiles. Oracle: the true object, no gauge removed."""
+    write_pair(tmp_path)
+    with_oracle(monkeypatch, tmp_path)
+    train_once(tmp_path, tmp_path, epochs=2, snapshots=(1,), inference=TILING)
+    recon = load_recon(tmp_path / "recon.npz")
+    assert recon.metadata["stitching"] == {"asked": "tiling", "used": "tiling", "reason": None}
+    # Rows 0, 9, 18, 27 and six columns; N = 64 keeps [28, 37) of each patch (physics 12.1).
+    assert (recon.canvas.origin_rc_px, recon.object.shape) == ((28, 28), (4 * 9, 6 * 9))
+    assert load_snapshots(tmp_path / "snapshots.npz").canvas == recon.canvas
+    evaluate_command.run(
+        EvaluateConfig(align="none"), run_meta={**META, "kind": "train", "supervised": False}, recon=tmp_path / "recon.npz",
+        test_scan=tmp_path / "test.npz", view=tmp_path / "view.npz", patch_metrics=None,
+        snapshots=tmp_path / "snapshots.npz", out_dir=tmp_path / "scores",
+    )  # fmt: skip
+    metrics = read_json(tmp_path / "scores" / "metrics.json")
+    assert metrics["coverage"] == 1
+    assert metrics["stitched"]["amp"]["mae"]["value"] < 1e-5
+    assert metrics["stitched"]["phase"]["mae"]["value"] < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"gridsize": 2}, "groups of 4 frames"),
+        ({"jitter_px": 2.0}, "off the whole pixels"),
+        ({"step_px": 7.5}, "off the whole pixels"),
+        ({"n_objects": 2}, "2 objects"),
+        ({}, None),
+    ],
+)
+def test_tiling_that_cannot_be_is_stitching_by_position_with_the_reason(tmp_path, caplog, changes, reason):
+    """D40: each way out of tiling, and the way in. The choice alone: no network is needed for it."""
+    write_pair(tmp_path, **changes)
+    scan, view = load_scan(tmp_path / "test.npz"), load_view(tmp_path / "view.npz")
+    caplog.set_level(logging.WARNING, logger="ptychoflow.arms.neural")
+    chosen = neural._choose_stitching("tiling", scan, view)
+    assert (chosen["asked"], chosen["used"]) == ("tiling", "tiling" if reason is None else "position")
+    assert chosen["reason"] is None if reason is None else reason in chosen["reason"]
+    assert ("stitched by position, not tiled" in caplog.text) == (reason is not None)
+
+
+def test_held_out_frames_leave_no_full_raster_and_the_object_is_that_of_positions(small, tmp_path):
+    """One frame is held out: asked for tiling or for positions, the bytes are those of positions."""
+    objects = []
+    for name, inference in (("tiled", TILING), ("placed", PLACED)):
+        (tmp_path / name).mkdir()
+        train_once(small, tmp_path / name, epochs=1, inference=inference)
+        objects.append(load_recon(tmp_path / name / "recon.npz"))
+    facts = objects[0].metadata["stitching"]
+    assert (facts["asked"], facts["used"]) == ("tiling", "position")
+    assert "23 positions do not fill the 4 x 6 places" in facts["reason"]
+    assert objects[1].metadata["stitching"] == {"asked": "position", "used": "position", "reason": None}
+    assert objects[0].object.tobytes() == objects[1].object.tobytes()
+
+
+def test_a_reassembly_file_of_the_test_frames_is_kept_on_request(small, tmp_path):
+    train_once(small, tmp_path, epochs=1, inference=ReconstructConfig(keep_reassembly=True))
+    scan, view = load_scan(small / "test.npz"), load_view(small / "view.npz")
+    name = "tmp/torch_reassembly/reassembly_test.npz"
+    assert name in read_json(tmp_path / "manifest.json")["outputs"]
+    with np.load(tmp_path / name, allow_pickle=False) as file:
+        assert file["objectGuess"].shape == scan.object.shape
+        np.testing.assert_array_equal(file["ycoords"], scan.positions_rc_px[view.test.frames, 0])
+
+
+def test_status_tells_import_compiling_and_work_apart(small, tmp_path):
+    card = train_once(small, tmp_path, epochs=1)
+    train, inference = (read_json(tmp_path / name)["seconds"] for name in ("train_status.json", "status.json"))
+    assert train.keys() == {"import", "compile", "train"}
+    assert inference.keys() == {"import", "compile", "reconstruct"}
+    assert train["compile"] > 0
+    assert inference["compile"] > 0
+    assert not (tmp_path / "tmp").exists()
+    assert train["train"] == pytest.approx(card["seconds"], abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gridsize", [1, 2])
+def test_a_refined_probe_is_kept_and_predicts_the_frames(tmp_path, gridsize):
+    """It goes at the exposure of the test scan, in the unit of its probe; probes of members are one by their mean, not modes."""
+    write_pair(tmp_path, gridsize=gridsize)
+    test = load_scan(tmp_path / "test.npz")
+    brighter = {"probe": np.complex64(3j) * test.probe, "amplitude": 3 * test.amplitude}
+    save_scan(tmp_path / "test.npz", replace(test, **brighter))
+    view_of(tmp_path, gridsize=gridsize, heldout=[5, 13])
+    model = replace(SMALL, trainable_probe=True, per_channel_probe=gridsize == 2)
+    card = train_once(tmp_path, tmp_path, epochs=2, model=model, learning_rate=1e-2, snapshots=(1,))
+    refined, probe = (np.load(tmp_path / "model" / name) for name in ("probe_refined.npy", "probe.npy"))
+    assert (refined.shape, refined.dtype) == ((gridsize**2, 64, 64), np.complex64)
+    change = np.linalg.norm(refined[0] - probe) / np.linalg.norm(probe)
+    assert 1e-3 < change < 0.5  # in the unit of the scan's probe, and not that probe
+    assert (np.ptp(np.abs(refined), axis=0).max() > 0) == (gridsize == 2)
+    recon, exposure = load_recon(tmp_path / "recon.npz"), load_recon(tmp_path / "recon.npz").metadata["exposure_ratio"]
+    assert exposure > 2
+    np.testing.assert_allclose(recon.probe, exposure * refined.mean(axis=0)[None], rtol=1e-5)
+    ratio = np.linalg.norm(recon.probe) / np.linalg.norm(3 * test.probe)
+    assert ratio == pytest.approx(1, abs=0.2)
+    early = load_snapshots(tmp_path / "snapshots.npz").probes
+    assert early.shape == (1, 1, 64, 64)
+    assert 0 < np.abs(early[0] - recon.probe).max() < np.abs(recon.probe).max()
+    outputs = {"probe_refined.npy", card["snapshots"][0]["probe"]}
+    assert all((tmp_path / "model" / name).is_file() for name in outputs)
+    evaluate_command.run(
+        EvaluateConfig(), run_meta={**META, "kind": "train", "supervised": False}, recon=tmp_path / "recon.npz",
+        test_scan=tmp_path / "test.npz", view=tmp_path / "view.npz", patch_metrics=None, snapshots=None,
+        out_dir=tmp_path / "scores",
+    )  # fmt: skip
+    assert read_json(tmp_path / "scores" / "metrics.json")["consistency"]["heldout"]["probe"] == "reconstruction"
+
+
+def test_a_model_without_its_refined_probe_or_with_another_is_refused(small, tmp_path):
+    card = train_once(small, tmp_path, epochs=1, model=replace(SMALL, trainable_probe=True))
+    assert read_card(tmp_path / "model") == card
+    file = tmp_path / "model" / card["probe_refined"]["file"]
+    np.save(file, 1.01 * np.load(file))
+    with pytest.raises(ContractError, match="is not the probe that its card names"):
+        read_card(tmp_path / "model")
+    file.unlink()
+    with pytest.raises(ContractError, match=r"probe_refined\.npy is not in it"):
+        read_card(tmp_path / "model")
+
+
+@pytest.mark.parametrize("supervised", [False, True])
+def test_a_probe_is_refined_by_physics_only(small, tmp_path, supervised):
+    card = train_once(small, tmp_path, epochs=1, supervised=supervised, model=replace(SMALL, trainable_probe=True))
+    assert (card["probe_refined"] is None) == supervised
+    assert (load_recon(tmp_path / "recon.npz").probe is None) == supervised
+
+
+@pytest.mark.parametrize("supervised", [False, True])
+def test_the_same_seed_gives_the_same_bytes(small, tmp_path, supervised):
+    """Rule 9: weights and object, twice in one process."""
+    cards, objects = [], []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        cards.append(train_once(small, tmp_path / name, supervised=supervised, epochs=1))
+        objects.append(load_recon(tmp_path / name / "recon.npz").object.tobytes())
+    assert cards[0]["weights_sha256"] == cards[1]["weights_sha256"]
+    assert objects[0] == objects[1]
+
+
+def arm_once(root: Path, folder: Path, store, *, supervised: bool, stop_requested=lambda: False):
+    """Train one epoch as `train_once` does, without the command."""
+    return neural.train(
+        load_scan(root / "train.npz"), load_view(root / "view.npz"), arm="an_arm", backend="torch", supervised=supervised,
+        model=SMALL, config=TrainConfig(epochs=1, mae_weight=1, nll_weight=0, precision="fp32", batch_size=7, checkpoint_every_s=0),
+        seed=0, device="cpu", store=store, model_dir=folder, stop_requested=stop_requested,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("supervised", [False, True])
+def test_a_stopped_arm_goes_on_to_the_same_weights(small, tmp_path, supervised):
+    """The whole arm on either way to learn, stopped after two steps. Oracle: an uninterrupted run. Bytes."""
+    with CheckpointStore(tmp_path, "whole") as store:
+        whole = arm_once(small, tmp_path, store, supervised=supervised)
+    steps = iter([False, True])
+    with CheckpointStore(tmp_path, "cut") as store:
+        with pytest.raises(TransientError, match="step 2"):
+            arm_once(small, tmp_path, store, supervised=supervised, stop_requested=lambda: next(steps))
+        rest = arm_once(small, tmp_path, store, supervised=supervised)
+    assert rest.outcome.resumed_from == 2
+    assert whole.outcome.progress.step > 2
+    assert rest.card["weights_sha256"] == whole.card["weights_sha256"]
+
+
 def test_a_prediction_that_is_not_finite_is_a_failed_run_and_no_mean(prepared, tmp_path, monkeypatch):
     """D41, T10: status `failed` with the reason and exit 0, a manifest, and no picture made some other way."""
 
@@ -365,7 +611,9 @@ def test_the_physics_arm_never_sees_the_object_and_the_supervised_one_does(prepa
         for root in (prepared, noisy):
             out = tmp_path / f"{root.name}_{supervised}"
             out.mkdir()
-            train_once(root, out, supervised=supervised, epochs=1)
+            # The reassembly file is the one thing of RECONSTRUCT that reads the object.
+            inference = ReconstructConfig(keep_reassembly=True)
+            train_once(root, out, supervised=supervised, epochs=1, inference=inference)
             objects[supervised, root is noisy] = load_recon(out / "recon.npz").object.tobytes()
     assert objects[False, False] == objects[False, True]
     assert objects[True, False] != objects[True, True]

@@ -59,11 +59,20 @@ def read_card(model_dir: Path) -> dict[str, Any]:
     """Return the card of a model folder.
 
     Raises:
-        ContractError: the folder has no card, weights or probe, or lacks a snapshot that the card names.
+        ContractError: the folder has no card, weights or probe, lacks a file that the card names, or holds another refined
+            probe than the card says.
     """
     _refuse_missing(model_dir, ["card.json"])
     card = json.loads((model_dir / "card.json").read_text())
-    _refuse_missing(model_dir, [card["weights"], "probe.npy", *(entry["file"] for entry in card["snapshots"])])
+    names = [card["weights"], "probe.npy", *(entry["file"] for entry in card["snapshots"])]
+    names += [entry["probe"] for entry in card["snapshots"] if "probe" in entry]
+    # Models of a time before refined probes were kept have no such key.
+    refined = card.get("probe_refined")
+    _refuse_missing(model_dir, names + ([refined["file"]] if refined else []))
+    if refined and probe_sha256(np.load(model_dir / refined["file"])) != refined["sha256"]:
+        raise ContractError(
+            f"{model_dir.name}: {refined['file']} is not the probe that its card names; copy the model again"
+        )
     return card
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy as np
 from ptychoflow.arms.batches import effective_batch_size
 from ptychoflow.arms.card import read_card
 from ptychoflow.arms.status import write_status
+from ptychoflow.config import ReconstructConfig
+from ptychoflow.data.reassembly import REASSEMBLY, save_reassembly
 from ptychoflow.data.storage import load_scan, load_view, save_recon, save_snapshots, write_json
 from ptychoflow.errors import NumericalError
 from ptychoflow.metrics.patch import patch_scores
@@ -24,6 +26,7 @@ FLAT = 1e-3
 
 
 def run(
+    config: ReconstructConfig,
     *,
     run_meta: dict[str, Any],
     model: Path,
@@ -31,12 +34,13 @@ def run(
     view: Path,
     device: str,
     precision: str,
-    infer_batch_size: int,
     allow_mismatch: bool,
     attempt: int,
     out_dir: Path,
 ) -> None:
     """Write `recon.npz`, `snapshots.npz` where the model has any, `patch_metrics.json`, `status.json` and `manifest.json`.
+
+    With `keep_reassembly` also `tmp/torch_reassembly/reassembly_test.npz`, which alone holds the object; no arm sees it.
 
     A flat picture is written and `failed` with `collapsed` set: it is scored, flagged and left out of rankings. Patches that
     are not finite end as `failed` without a picture (D41).
@@ -49,7 +53,7 @@ def run(
     import_seconds = time.monotonic() - started
     scan, the_view = load_scan(test_scan), load_view(view)
     scan_sha256 = check_scan(test_scan, the_view, "test")
-    batch_size = effective_batch_size(infer_batch_size, device=device, attempt=attempt)
+    batch_size = effective_batch_size(config.infer_batch_size, device=device, attempt=attempt)
     status: dict[str, Any] = {
         "run_id": run_meta["run_id"],
         "stage": "reconstruct",
@@ -65,10 +69,11 @@ def run(
             "test_scan": test_scan,
             "view": view,
             **{f"snapshot_{entry['epoch']}": model / entry["file"] for entry in card["snapshots"]},
+            **({"probe_refined": model / card["probe_refined"]["file"]} if card.get("probe_refined") else {}),
         },
         "parameters": {
             "run": run_meta,
-            "infer_batch_size": infer_batch_size,
+            "reconstruct": asdict(config),
             "device": device,
             "allow_mismatch": allow_mismatch,
         },
@@ -76,7 +81,7 @@ def run(
     try:
         result = reconstruct(
             scan, the_view, card=card, model_dir=model, device=device, precision=precision,
-            infer_batch_size=batch_size, allow_mismatch=allow_mismatch,
+            infer_batch_size=batch_size, stitching=config.stitching, allow_mismatch=allow_mismatch,
         )  # fmt: skip
     except NumericalError as error:
         logger.error("the reconstruction failed: %s", error)
@@ -99,6 +104,9 @@ def run(
     recon = replace(result.recon, metadata=metadata)
     save_recon(out_dir / "recon.npz", recon)
     outputs = ["recon.npz", "patch_metrics.json", "status.json"]
+    if config.keep_reassembly:
+        save_reassembly(out_dir / REASSEMBLY, scan, the_view.test.frames)
+        outputs.append(str(REASSEMBLY))
     if result.snapshots is not None:
         save_snapshots(out_dir / "snapshots.npz", result.snapshots)
         outputs.append("snapshots.npz")
@@ -117,7 +125,7 @@ def run(
         state="failed" if flat else "ok",
         reason=f"collapsed: {flat}" if flat else None,
         collapsed=bool(flat),
-        seconds={"import": import_seconds, "reconstruct": result.seconds},
+        seconds={"import": import_seconds, "compile": result.compile_seconds, "reconstruct": result.seconds},
     )
     write_manifest(out_dir, **manifest, outputs=outputs)
 

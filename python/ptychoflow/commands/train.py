@@ -18,6 +18,7 @@ from ptychoflow.data.storage import load_scan, load_view, write_json
 from ptychoflow.errors import DeviceMemoryError
 from ptychoflow.provenance import check_scan, code_revision, sha256_file, sha256_json, versions, write_manifest
 from ptychoflow.report.figures import training_curve
+from ptychoflow.study.manifests import bundle_sha256, training_loss
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +36,14 @@ def run(
     checkpoint_dir: Path,
     attempt: int,
     out_dir: Path,
-) -> None:
+) -> str | None:
     """Write `model/` (weights, probe.npy, card.json, history.csv, loss.png, snapshots/), `status.json` and `manifest.json`.
 
-    A loss that is not finite ends as `failed` in status.json, without a model and with exit code 0.
+    A trained probe lies beside them as `probe_refined.npy`. A loss that is not finite ends as `failed` in status.json, without
+    a model and with exit code 0. Of the seconds, `import` and `compile` are of the last try, `train` is of all tries.
+
+    `history.csv` has one row an epoch, of both frameworks: `epoch`, `step`, `loss` and `validation_loss`, which are what a Keras
+    history calls `loss` and `val_loss`, `learning_rate`, and `seconds` of training up to there.
 
     On a GPU a further try halves the batch, unless a try before it left a checkpoint: that one was cut short, not short of
     memory, and is gone on with as it was.
@@ -87,7 +92,11 @@ def run(
         outputs += [
             f"model/{name}" for name in (trained.card["weights"], "probe.npy", "card.json", "history.csv", "loss.png")
         ]
-        outputs += [f"model/{entry['file']}" for entry in trained.card["snapshots"]]
+        outputs += [
+            f"model/{entry[key]}" for entry in trained.card["snapshots"] for key in ("file", "probe") if key in entry
+        ]
+        if trained.card["probe_refined"]:
+            outputs.append(f"model/{trained.card['probe_refined']['file']}")
     else:
         logger.error("training failed: %s", failed)
         folder.rmdir()
@@ -98,13 +107,28 @@ def run(
         state="ok" if failed is None else "failed",
         reason=failed,
         device=device,
-        seconds={"import": import_seconds, "train": trained.outcome.progress.seconds},
+        seconds={
+            "import": import_seconds,
+            "compile": trained.compile_seconds,
+            "train": trained.outcome.progress.seconds,
+        },
         effective_batch_size=config.batch_size,
         attempt=attempt,
     )
-    facts = {"weights_sha256": trained.card["weights_sha256"], "resumed_from_step": trained.outcome.resumed_from}
+    bundle = bundle_sha256({name: sha256_file(out_dir / name) for name in outputs}) if failed is None else None
+    last = history[-1] if failed is None else {}
+    facts = {
+        "weights_sha256": trained.card["weights_sha256"],
+        "resumed_from_step": trained.outcome.resumed_from,
+        "final_loss": last.get("loss"),
+        "final_validation_loss": last.get("validation_loss"),
+        "loss_name": training_loss(asdict(asked), supervised=supervised)[0],
+        "epochs": trained.outcome.progress.epoch,
+        "bundle_sha256": bundle,
+    }
     parameters = {"run": run_meta, "model": asdict(model), "train": asdict(asked), "device": device}
     write_manifest(out_dir, command="train", inputs=inputs, outputs=outputs, parameters=parameters, facts=facts)
+    return bundle
 
 
 def _write_history(path: Path, history: list[dict[str, float]]) -> None:

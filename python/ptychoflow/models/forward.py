@@ -72,6 +72,12 @@ def smoothing_matrix(n: int, sigma_px: float) -> Float32[np.ndarray, "n n"]:
     return (band / kernel).astype(np.float32)
 
 
+def illumination_weight(probe: Complex64[np.ndarray, "n n"]) -> Float32[np.ndarray, "n n"]:
+    """Return |P|^2 with mean 1: how much each pixel of a patch counts where patches are compared with labels."""
+    intensity = np.abs(probe).astype(np.float64) ** 2
+    return (intensity / intensity.mean()).astype(np.float32)
+
+
 @dataclass(frozen=True)
 class ForwardModel:
     """What the physics of one training run is made of.

@@ -24,7 +24,13 @@ logger = logging.getLogger(__name__)
 
 @runtime_checkable
 class Backend(Protocol):
-    """What a framework must do; groups are named by their index into the train table."""
+    """What a framework must do; groups are named by their index into the train table.
+
+    Attributes:
+        compile_seconds: wall time that this process has spent on compiling within `train_step` and `loss` so far, s.
+    """
+
+    compile_seconds: float
 
     def train_step(self, batch: Int64[np.ndarray, "b"], learning_rate: float) -> float:
         """Take one optimizer step and return the loss before it."""
@@ -39,7 +45,7 @@ class Backend(Protocol):
         ...
 
     def weights(self) -> dict[str, np.ndarray]:
-        """Return the weights alone, as inference needs them."""
+        """Return the weights by name, as inference needs them, and `probe` where it is refined."""
         ...
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
@@ -49,7 +55,7 @@ class Backend(Protocol):
 
 @dataclass
 class Progress:
-    """Where a training run stands; everything but the weights."""
+    """Where a training run stands; everything but the weights. `seconds` is wall time of all tries without compiling, s."""
 
     epoch: int = 0
     step_in_epoch: int = 0
@@ -115,7 +121,7 @@ def fit(
     progress = Progress(learning_rate=config.learning_rate)
     resumed_from = _resume(backend, store, progress)
     clock = time.monotonic()
-    before, saved = progress.seconds, clock
+    before, saved = progress.seconds + backend.compile_seconds, clock
     while progress.epoch < config.epochs:
         order = np.random.default_rng([seed, 2, progress.epoch]).permutation(train)
         for start in range(progress.step_in_epoch * config.batch_size, len(order), config.batch_size):
@@ -128,7 +134,7 @@ def fit(
             progress.step += 1
             progress.step_in_epoch += 1
             now = time.monotonic()
-            progress.seconds = before + now - clock
+            progress.seconds = before + now - clock - backend.compile_seconds
             if stop_requested():
                 _save(backend, store, progress)
                 raise TransientError(

@@ -116,11 +116,14 @@ class Parameters:
     gridsizes: Gridsizes = (1,)
     doses: Doses | None = None
     views: Names = ("all",)
+    preset: str | None = None
+    matrix: Literal["full", "specified"] | None = None
     seeds: Seeds = (0,)
     # data
     data_seed: Annotated[int, Field(ge=0)] | None = None
     N: Side | None = None
     size: Side | None = None
+    size_cols: Side | None = None
     nimgs_train: Count | None = None
     nimgs_test: Count | None = None
     step_train_px: Positive | None = None
@@ -128,6 +131,7 @@ class Parameters:
     n_frames: Count | None = None
     set_phi: bool | None = None
     probe: Literal["ideal_disk", "defocused", "base"] | None = None
+    probe_smoothing_sigma_px: NonNegative | None = None
     # split and grouping
     split: Literal["none", "region", "scans"] | None = None
     split_axis: Literal["y", "x"] | None = None
@@ -140,17 +144,40 @@ class Parameters:
     n_subsample: Count | None = None
     n_neighbors: Count | None = None
     oversample: bool | None = None
+    include_seed: bool | None = None
+    grouping_seed: Annotated[int, Field(ge=0)] | None = None
+    subsample_seed: Annotated[int, Field(ge=0)] | None = None
+    # views
+    s_img: Annotated[float, Field(gt=0, le=1)] | None = None
+    min_spacing_px: Positive | None = None
+    max_groups: Count | None = None
+    min_acceptance: Annotated[float, Field(ge=0, lt=1)] | None = None
+    probe_diameter_px: Positive | None = None
+    strict_views: bool | None = None
     # training
     epochs: Count | None = None
     batch_size: Count | None = None
     learning_rate: Positive | None = None
+    plateau_patience: Annotated[int, Field(ge=0)] | None = None
     realspace_weight: NonNegative | None = None
     mae_weight: NonNegative | None = None
     nll_weight: NonNegative | None = None
     precision: Literal["auto", "fp32", "bf16"] | None = None
     model_output: Literal["padded", "full"] | None = None
+    predict_border: bool | None = None
+    amplitude_activation: Literal["sigmoid", "swish", "softplus", "relu"] | None = None
     amplitude_limit: Positive | None = None
+    n_filters_scale: Count | None = None
+    object_big: bool | None = None
+    exit_wave_sigma_px: NonNegative | None = None
+    extraction_jitter_px: NonNegative | None = None
+    trainable_scale: bool | None = None
+    trainable_probe: bool | None = None
+    per_channel_probe: bool | None = None
+    probe_mask: bool | None = None
     infer_batch_size: Count | None = None
+    stitching: Literal["position", "tiling"] | None = None
+    keep_reassembly: bool | None = None
     # lsqml
     lsqml_epochs: Count | None = None
     lsqml_batch_size: Count | None = None
@@ -169,23 +196,43 @@ class Parameters:
 
 
 CONFIG_FIELDS: dict[type, dict[str, str]] = {
-    SimulateConfig: {name: name for name in ("size", "n_frames", "probe", "data_seed")} | {"N": "n"},
+    SimulateConfig: {
+        name: name for name in ("size", "size_cols", "n_frames", "probe", "probe_smoothing_sigma_px", "data_seed")
+    }
+    | {"N": "n"},
     PrepareConfig: {
         name: name
         for name in (
             *("split_axis", "split_fraction", "split_at", "guard_px", "seed_sampling", "n_groups", "n_subsample"),
-            *("n_neighbors", "oversample", "data_seed", "score_box_px"),
+            *(
+                "n_neighbors",
+                "oversample",
+                "include_seed",
+                "grouping_seed",
+                "subsample_seed",
+                "data_seed",
+                "score_box_px",
+            ),
+            *("s_img", "min_spacing_px", "max_groups", "min_acceptance", "probe_diameter_px", "strict_views"),
         )
     },
-    ModelConfig: {"model_output": "output", "amplitude_limit": "amplitude_limit"},
+    ModelConfig: {"model_output": "output"}
+    | {
+        name: name
+        for name in (
+            *("predict_border", "amplitude_activation", "amplitude_limit", "n_filters_scale", "object_big"),
+            *("exit_wave_sigma_px", "extraction_jitter_px", "trainable_scale", "trainable_probe", "per_channel_probe"),
+            "probe_mask",
+        )
+    },
     TrainConfig: {
         name: name
         for name in (
             *("epochs", "batch_size", "learning_rate", "realspace_weight", "mae_weight", "nll_weight", "precision"),
-            "snapshots",
+            *("plateau_patience", "snapshots"),
         )
     },
-    ReconstructConfig: {"infer_batch_size": "infer_batch_size"},
+    ReconstructConfig: {name: name for name in ("infer_batch_size", "stitching", "keep_reassembly")},
     LsqmlConfig: {name: name for name in ("lsqml_epochs", "lsqml_batch_size", "lsqml_plateau_stop", "snapshots")},
     EvaluateConfig: {
         name: name
@@ -205,8 +252,8 @@ ROLE_FIELDS = {
 
 SIMULATION_ONLY = frozenset(
     (
-        *("doses", "size", "nimgs_train", "nimgs_test", "step_train_px", "step_test_px", "n_frames"),
-        *("set_phi", "probe"),
+        *("doses", "size", "size_cols", "nimgs_train", "nimgs_test", "step_train_px", "step_test_px", "n_frames"),
+        *("set_phi", "probe", "probe_smoothing_sigma_px"),
     )
 )
 """Parameters without meaning for measured scans."""

@@ -8,7 +8,8 @@ import contextlib
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,14 @@ from jaxtyping import Complex64, Float32, Int64
 from ptychoflow.config import ModelConfig, TrainConfig
 from ptychoflow.errors import DeviceMemoryError, UnavailableError
 from ptychoflow.models.exchange import LOG_GAIN
-from ptychoflow.models.forward import check_input, check_labels, check_offsets, forward_model, jitter
+from ptychoflow.models.forward import (
+    check_input,
+    check_labels,
+    check_offsets,
+    forward_model,
+    illumination_weight,
+    jitter,
+)
 from ptychoflow.models.spec import NetworkSpec
 from ptychoflow.models.tf.losses import physics_loss, supervised_loss
 from ptychoflow.models.tf.network import Autoencoder, PatchNet, export_weights
@@ -146,6 +154,14 @@ def predict_patches(
         return np.ascontiguousarray(network.infer(tf.constant(_last(x))).numpy().transpose(0, 3, 1, 2))
 
 
+def trace_inference(network: PatchNet, sizes: Iterable[int], runtime: Runtime) -> None:
+    """Compile what `predict_patches` runs, for each number of groups in a call."""
+    spec = network.spec
+    with tf.device(runtime.device):
+        for size in sizes:
+            network.infer.get_concrete_function(tf.TensorSpec((size, spec.n, spec.n, spec.channels_in)))
+
+
 @contextlib.contextmanager
 def _memory_errors(advice: str) -> Iterator[None]:
     """Turn the GPU's out-of-memory error into ours, which the workflow answers with a smaller batch."""
@@ -163,7 +179,8 @@ def _last(images: np.ndarray) -> np.ndarray:
 class _TensorFlowBackend:
     """What both backends share: optimizer, compiled steps, state as arrays.
 
-    A step is traced once per number of groups: for whole batches and for the last, smaller one.
+    A step is traced once per number of groups: for whole batches and for the last, smaller one. Tracing, gradients included,
+    is `compile_seconds`; what the runtime optimizes in the first run of a trace cannot be told from running it.
     """
 
     def __init__(
@@ -172,6 +189,8 @@ class _TensorFlowBackend:
         self.network, self.model, self.runtime, self.config = network, model, runtime, config
         self._input_of = input_of
         self._steps = 0
+        self.compile_seconds = 0.0
+        self._traced: set[tuple[str, int]] = set()
         with tf.device(runtime.device):
             self._variables = [variable.value for variable in model.trainable_variables]
             self._moments = [
@@ -207,13 +226,24 @@ class _TensorFlowBackend:
         bias_1, bias_2 = 1 - BETA_1**self._steps, math.sqrt(1 - BETA_2**self._steps)
         rate, epsilon = tf.constant(learning_rate * bias_2 / bias_1), tf.constant(EPSILON * bias_2)
         with tf.device(self.runtime.device), _memory_errors(f"{len(batch)} groups a step; lower batch_size"):
-            return float(self._compiled_step(rate, epsilon, *map(tf.constant, tensors)))
+            return self._run("step", self._compiled_step, len(batch), rate, epsilon, *map(tf.constant, tensors))
 
     def loss(self, batch: Int64[np.ndarray, "b"]) -> float:
         """Return the loss without a step."""
         tensors = self._tensors(batch, training=False)
         with tf.device(self.runtime.device), _memory_errors(f"{len(batch)} groups of validation; lower batch_size"):
-            return float(self._compiled_loss(*map(tf.constant, tensors)))
+            return self._run("loss", self._compiled_loss, len(batch), *map(tf.constant, tensors))
+
+    def _run(
+        self, name: str, compiled: tf.types.experimental.PolymorphicFunction, size: int, *tensors: tf.Tensor
+    ) -> float:
+        """Return the loss; a number of groups that is new to the function is traced before, and timed apart."""
+        if (name, size) not in self._traced:
+            clock = time.monotonic()
+            compiled.get_concrete_function(*tensors)
+            self._traced.add((name, size))
+            self.compile_seconds += time.monotonic() - clock
+        return float(compiled(*tensors))
 
     def state(self) -> dict[str, np.ndarray]:
         """Return weights, Adam moments and the number of steps as arrays."""
@@ -278,6 +308,10 @@ class PhysicsBackend(_TensorFlowBackend):
         """Return the probe of the moment in the unit of the scan's probe."""
         return self.model.physics.probe().numpy() / np.float32(self.forward_model.probe_scale)
 
+    def weights(self) -> dict[str, np.ndarray]:
+        """Return the weights as inference needs them, and `probe` where it is refined."""
+        return super().weights() | ({"probe": self.probe()} if self.forward_model.trainable_probe else {})
+
     def _tensors(self, batch: Int64[np.ndarray, "b"], *, training: bool) -> tuple[np.ndarray, ...]:
         x, offsets = self._input_of(batch), self._offsets_of(batch)
         check_input(self.network.spec, x)
@@ -297,13 +331,21 @@ class PhysicsBackend(_TensorFlowBackend):
 
 
 class SupervisedBackend(_TensorFlowBackend):
-    """Supervised: compares patches with object patches, in units of the object scale."""
+    """Supervised: compares patches with object patches, in units of the object scale, where the probe reaches."""
 
     def __init__(
-        self, network: PatchNet, runtime: Runtime, config: TrainConfig, input_of: InputOf, *, label_of: LabelOf
+        self,
+        network: PatchNet,
+        runtime: Runtime,
+        config: TrainConfig,
+        input_of: InputOf,
+        *,
+        label_of: LabelOf,
+        probe: Complex64[np.ndarray, "n n"],
     ) -> None:
         super().__init__(network, network, runtime, config, input_of)
         self._label_of = label_of
+        self._weight = tf.constant(illumination_weight(probe))
 
     def _tensors(self, batch: Int64[np.ndarray, "b"], *, training: bool) -> tuple[np.ndarray, ...]:
         x, labels = self._input_of(batch), self._label_of(batch)
@@ -312,4 +354,4 @@ class SupervisedBackend(_TensorFlowBackend):
         return _last(x), _last(labels)
 
     def _loss(self, x: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        return supervised_loss(self.network(x), labels)
+        return supervised_loss(self.network(x), labels, self._weight)

@@ -56,11 +56,19 @@ def physics_loss(
 
 
 def supervised_loss(
-    patches: Complex64[tf.Tensor, "b rows cols c"], labels: Complex64[tf.Tensor, "b rows cols c"]
+    patches: Complex64[tf.Tensor, "b rows cols c"],
+    labels: Complex64[tf.Tensor, "b rows cols c"],
+    weight: Float32[tf.Tensor, "rows cols"],
 ) -> Float32[tf.Tensor, ""]:
-    """Return MAE of the amplitude plus MAE of the wrapped phase, against object patches (never |P O|, D23)."""
-    amplitude = tf.reduce_mean(tf.abs(tf.abs(patches) - tf.abs(labels)))
+    """Return MAE of the amplitude plus MAE of the wrapped phase, against object patches (never |P O|, D23).
+
+    Pixels count by `weight`, of mean 1 (forward.illumination_weight): diffraction says nothing of those that the probe
+    does not reach, and unweighted they outnumber the others.
+    """
+    weight = weight[:, :, None]
+    amplitude = tf.reduce_mean(weight * tf.abs(tf.abs(patches) - tf.abs(labels)))
     product = patches * tf.math.conj(labels)
     # Where there is no phase its slope is 0; TensorFlow's own would be 0 / 0.
-    phase = tf.reduce_mean(tf.abs(tf.math.angle(tf.where(product == 0, tf.ones_like(product), product))))
+    turn = tf.abs(tf.math.angle(tf.where(product == 0, tf.ones_like(product), product)))
+    phase = tf.reduce_mean(weight * turn)
     return amplitude + phase

@@ -7,7 +7,7 @@ Two backends, one for each way to learn: `PhysicsBackend` compares diffraction (
 import contextlib
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,14 @@ from torch import Tensor
 
 from ptychoflow.config import ModelConfig, TrainConfig
 from ptychoflow.errors import DeviceMemoryError, UnavailableError
-from ptychoflow.models.forward import check_input, check_labels, check_offsets, forward_model, jitter
+from ptychoflow.models.forward import (
+    check_input,
+    check_labels,
+    check_offsets,
+    forward_model,
+    illumination_weight,
+    jitter,
+)
 from ptychoflow.models.spec import NetworkSpec
 from ptychoflow.models.torch.losses import physics_loss, supervised_loss
 from ptychoflow.models.torch.network import PatchNet
@@ -129,6 +136,10 @@ def _autocast(runtime: Runtime) -> torch.autocast:
     return torch.autocast(runtime.device.type, dtype=torch.bfloat16, enabled=runtime.bf16)
 
 
+def trace_inference(network: PatchNet, sizes: Iterable[int], runtime: Runtime) -> None:
+    """Do nothing: PyTorch runs as it is written, and there is nothing to compile before `predict_patches`."""
+
+
 @contextlib.contextmanager
 def _memory_errors(advice: str) -> Iterator[None]:
     """Turn the GPU's out-of-memory error into ours, which the workflow answers with a smaller batch."""
@@ -144,7 +155,9 @@ def _to_device(array: np.ndarray, runtime: Runtime) -> Tensor:
 
 
 class _TorchBackend:
-    """What both backends share: optimizer, steps, state as arrays."""
+    """What both backends share: optimizer, steps, state as arrays. Nothing is compiled: PyTorch runs as it is written."""
+
+    compile_seconds = 0.0
 
     def __init__(
         self,
@@ -185,7 +198,7 @@ class _TorchBackend:
     def state(self) -> dict[str, np.ndarray]:
         """Return weights, what the physics has learnt, Adam moments and the number of steps as arrays."""
         arrays = {"steps": np.array([self._steps])}
-        arrays |= {f"weights.{name}": value for name, value in self.weights().items()}
+        arrays |= {f"weights.{name}": value for name, value in weights_of(self.network).items()}
         if self.physics is not None:
             arrays |= {f"physics.{name}": value.cpu().numpy() for name, value in self.physics.state_dict().items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
@@ -260,6 +273,10 @@ class PhysicsBackend(_TorchBackend):
         """Return the probe of the moment in the unit of the scan's probe."""
         return self._physics.probe().detach().cpu().numpy() / np.float32(self.forward_model.probe_scale)
 
+    def weights(self) -> dict[str, np.ndarray]:
+        """Return the weights as inference needs them, and `probe` where it is refined."""
+        return super().weights() | ({"probe": self.probe()} if self.forward_model.trainable_probe else {})
+
     def _loss(self, batch: Int64[np.ndarray, "b"]) -> Tensor:
         frames, offsets = self._input_of(batch), self._offsets_of(batch)
         check_input(self.network.spec, frames)
@@ -291,13 +308,21 @@ class PhysicsBackend(_TorchBackend):
 
 
 class SupervisedBackend(_TorchBackend):
-    """Supervised: compares patches with object patches, in units of the object scale."""
+    """Supervised: compares patches with object patches, in units of the object scale, where the probe reaches."""
 
     def __init__(
-        self, network: PatchNet, runtime: Runtime, config: TrainConfig, input_of: InputOf, *, label_of: LabelOf
+        self,
+        network: PatchNet,
+        runtime: Runtime,
+        config: TrainConfig,
+        input_of: InputOf,
+        *,
+        label_of: LabelOf,
+        probe: Complex64[np.ndarray, "n n"],
     ) -> None:
         super().__init__(network, runtime, config, input_of)
         self._label_of = label_of
+        self._weight = torch.from_numpy(illumination_weight(probe)).to(runtime.device)
 
     def _loss(self, batch: Int64[np.ndarray, "b"]) -> Tensor:
         frames, labels = self._input_of(batch), self._label_of(batch)
@@ -305,4 +330,4 @@ class SupervisedBackend(_TorchBackend):
         check_labels(self.network.spec, labels)
         with _autocast(self.runtime):
             patches = self.network(_to_device(frames, self.runtime))
-        return supervised_loss(patches, _to_device(labels, self.runtime))
+        return supervised_loss(patches, _to_device(labels, self.runtime), self._weight)

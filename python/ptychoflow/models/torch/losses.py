@@ -58,9 +58,15 @@ def physics_loss(
 
 
 def supervised_loss(
-    patches: Complex64[Tensor, "b c rows cols"], labels: Complex64[Tensor, "b c rows cols"]
+    patches: Complex64[Tensor, "b c rows cols"],
+    labels: Complex64[Tensor, "b c rows cols"],
+    weight: Float32[Tensor, "rows cols"],
 ) -> Float32[Tensor, ""]:
-    """Return MAE of the amplitude plus MAE of the wrapped phase, against object patches (never |P O|, D23)."""
-    amplitude = (patches.abs() - labels.abs()).abs().mean()
-    phase = torch.angle(patches * labels.conj()).abs().mean()
+    """Return MAE of the amplitude plus MAE of the wrapped phase, against object patches (never |P O|, D23).
+
+    Pixels count by `weight`, of mean 1 (forward.illumination_weight): diffraction says nothing of those that the probe
+    does not reach, and unweighted they outnumber the others.
+    """
+    amplitude = (weight * (patches.abs() - labels.abs()).abs()).mean()
+    phase = (weight * torch.angle(patches * labels.conj()).abs()).mean()
     return amplitude + phase
