@@ -45,6 +45,7 @@ workflow SCANS {
     scans = SIMULATE.out.scan
         .mix(INGEST.out.scan, ch_datasets.ready.map { meta, _entry, scan -> [meta, scan] })
         .map { meta, scan -> [meta.id, scan] }
+    manifests = SIMULATE.out.record.mix(INGEST.out.record).map { meta, manifest, _picture -> [meta, manifest] }
 }
 
 // Views that the data could give, or that were given: [view id, train scan, test scan, view.npz].
@@ -77,6 +78,7 @@ workflow VIEWS {
         .join(PREPARE.out.view.map { meta, view -> [meta.id, view] }, failOnDuplicate: true)
         .mix(ch_planned.given.map { meta, _entry, file, train_scan, test_scan -> [meta.id, train_scan, test_scan, file] })
     statuses = PREPARE.out.status
+    bundles = PREPARE.out.overlap.map { meta, _facts, bundle -> [meta, bundle] }
 }
 
 // Reconstructions of all arms, in one shape: [run id, recon.npz, patch_metrics.json or nothing, snapshots.npz or nothing].
@@ -116,6 +118,7 @@ workflow ARMS {
         .map { meta, recon, patch_metrics, snapshots -> [meta.id, recon.first(), patch_metrics, snapshots] }
         .mix(ch_arms.imported.map { key, _meta, run, _train_scan, _test_scan, _view -> [key, run.recon, [], []] })
     statuses = TRAIN.out.status.mix(RECONSTRUCT.out.status, LSQML.out.status)
+    manifests = TRAIN.out.manifest
     histories = TRAIN.out.history.mix(LSQML.out.history)
 }
 
@@ -207,18 +210,25 @@ workflow PTYCHOFLOW {
         .map { meta, status -> [meta.id, readJson(status).stage, status] }
         .toSortedList { a, b -> a[0] <=> b[0] ?: a[1] <=> b[1] }
     ch_histories = ARMS.out.histories.toSortedList { a, b -> a[0].id <=> b[0].id }
+    def loss_reference = settings.loss_reference ? file(settings.loss_reference, checkIfExists: true) : []
     COLLECT(
         ch_plan_file,
         ch_statuses.map { rows -> rows*.last() },
         SCORES.out.metrics.toSortedList { a, b -> a[0].id <=> b[0].id }.map { rows -> rows*.last() },
         SCORES.out.comparisons.toSortedList { a, b -> a[0].id <=> b[0].id }.map { rows -> rows*.last() },
         ch_histories.map { rows -> [rows*.first()*.id, rows*.last()] },
-        settings.min_success, code_rev
+        ARMS.out.manifests.toSortedList { a, b -> a[0].id <=> b[0].id }.map { rows -> rows*.last() },
+        SCANS.out.manifests.toSortedList { a, b -> a[0].id <=> b[0].id }.map { rows -> rows*.last() },
+        VIEWS.out.bundles.toSortedList { a, b -> a[0].id <=> b[0].id }.map { rows -> rows*.last() },
+        loss_reference, settings.loss_tolerance, settings.min_success, code_rev
     )
 
     CHECK_OUTCOME(
         COLLECT.out.table
             .map { table -> verdict(table, settings.min_success, settings.fail_on_arm_error) }
+            .mix(COLLECT.out.loss_check.map { report ->
+                readJson(report).passed ? null : 'a loss lies beyond its limit, see summary/loss_check.json'
+            })
             .filter { text -> text }
     )
 
@@ -244,7 +254,7 @@ workflow {
         println("The parameters are valid: ${jsonText(given)}")
     }
     else {
-        def settings = given.subMap(['use_gpu', 'plan_only', 'min_success', 'fail_on_arm_error'])
+        def settings = given.subMap(['use_gpu', 'plan_only', 'min_success', 'fail_on_arm_error', 'loss_reference', 'loss_tolerance'])
         writeParameters(given, outdir.resolve('pipeline_info/params.json'))
         PTYCHOFLOW(jsonText(planParameters(given, schema)), sheet, study, settings)
         PTYCHOFLOW.out.plan.subscribe { plan -> reached.plan = plan }

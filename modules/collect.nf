@@ -9,6 +9,11 @@ process COLLECT {
     path metrics, stageAs: 'metrics/?/*'
     path comparisons, stageAs: 'comparisons/?/*'
     tuple val(history_ids), path(curves, stageAs: 'curves/?/*')
+    path train_manifests, stageAs: 'train_manifests/?/*'
+    path dataset_manifests, stageAs: 'dataset_manifests/?/*'
+    path bundles, stageAs: 'bundles/?/*'
+    path loss_reference, stageAs: 'loss_reference/*'
+    val loss_tolerance
     val min_success
     val code_rev
 
@@ -18,10 +23,17 @@ process COLLECT {
     path 'recons.csv', emit: sheet
     path 'summary.md', emit: summary
     path 'report.html', emit: report
+    path '{run_manifest,training_manifest,skip_summary,comparison_manifest}.json', emit: study
+    path 'metrics', emit: overlap, optional: true
+    path 'study/*.png', emit: curves, optional: true
+    path 'loss_check.json', emit: loss_check, optional: true
     path 'manifest.json', emit: manifest
 
     script:
-    def inputs = [statuses: statuses, metrics: metrics, comparisons: comparisons]
+    def inputs = [
+        'statuses': statuses, 'metrics': metrics, 'comparisons': comparisons, 'train-manifests': train_manifests,
+        'dataset-manifests': dataset_manifests, 'bundles': bundles, 'loss-reference': loss_reference,
+    ]
     def flags = inputs.collectMany { name, paths -> [paths].flatten().collect { path -> "--${name} ${path}" } }
     def histories = history_ids.collect { id -> "histories/${id}.csv" }
     def links = [[curves].flatten(), histories].transpose().collect { source, name -> "ln -s ../${source} ${name}" }
@@ -29,12 +41,13 @@ process COLLECT {
     """
     mkdir histories
     ${links.join('\n    ')}
-    ptychoflow collect --plan ${plan} --min-success ${min_success} --code-rev ${code_rev} \\
+    ptychoflow collect --plan ${plan} --min-success ${min_success} --loss-tolerance ${loss_tolerance} --code-rev ${code_rev} \\
         ${(flags + history_flags).join(' ')}
     """
 
     // A run is ok when its metrics arrived.
     stub:
+    def loss_check = loss_reference ? "echo '{\"schema_version\": 1, \"passed\": true}' > loss_check.json" : ''
     """
     printf 'run_id\\tstate\\treason\\n' > run_status.tsv
     for id in \$(grep -o '"run_id": "[^"]*"' ${plan} | cut -d'"' -f4 | sort -u); do
@@ -45,7 +58,10 @@ process COLLECT {
     echo 'run_id' | tee metrics.csv statistics.csv comparisons.csv > /dev/null
     echo 'recon,scan,view,label,object,seed,N,dose' > recons.csv
     echo '# stub' > summary.md
-    echo '{"schema_version": 1}' > manifest.json
+    for name in manifest run_manifest training_manifest skip_summary comparison_manifest; do
+        echo '{"schema_version": 1}' > "\$name.json"
+    done
+    ${loss_check}
     echo '<!doctype html><title>stub</title>' > report.html
     """
 }

@@ -12,6 +12,7 @@ process PLAN {
     output:
     path 'plan.json', emit: plan
     path 'plan.txt', emit: text
+    path 'planned', emit: planned
     path 'manifest.json', emit: manifest
 
     script:
@@ -26,6 +27,7 @@ process PLAN {
     stub:
     if( parameters.contains('"from":"evaluate"') )
         """
+        mkdir planned
         cat > plan.json <<'PLAN'
         {"schema_version": 1,
          "datasets": [
@@ -51,6 +53,7 @@ process PLAN {
         """
     else
         """
+        mkdir planned
         cat > plan.json <<'PLAN'
         {"schema_version": 1,
          "datasets": [

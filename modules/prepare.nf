@@ -1,4 +1,4 @@
-// Splits and groups one condition's scans at one gridsize: indices, never copies. No view when the data cannot give it.
+// Splits, chooses and groups one condition's scans at one gridsize: indices, never copies. No view when the data cannot give it.
 process PREPARE {
     tag "${meta.id}"
     label 'process_low'
@@ -13,6 +13,7 @@ process PREPARE {
     tuple val(meta), path('status.json'), emit: status
     tuple val(meta), path('manifest.json'), emit: manifest
     tuple val(meta), path('preview.png'), emit: preview, optional: true
+    tuple val(meta), path('{train,test}_{spacing,metrics}.json'), path('metrics_bundle.json'), emit: overlap, optional: true
 
     script:
     """
@@ -22,6 +23,9 @@ process PREPARE {
     stub:
     """
     touch view.npz preview.png
+    for name in train_spacing test_spacing train_metrics test_metrics metrics_bundle; do
+        echo '{}' > "\${name}.json"
+    done
     echo '{"schema_version": 1, "run_id": "${meta.id}", "stage": "prepare", "state": "ok", "reason": null}' > status.json
     echo '{"schema_version": 1}' > manifest.json
     """

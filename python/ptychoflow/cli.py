@@ -32,6 +32,7 @@ Device = Annotated[
     Literal["cpu", "cuda"], typer.Option(help="cpu or cuda; cuda without a GPU is an error (69), never a CPU run.")
 ]
 Attempt = Annotated[int, typer.Option(min=1, help="Which try of the task this is.")]
+LossTolerance = Annotated[float, typer.Option(min=0, help="Share of the reference by which a loss may exceed it.")]
 
 
 def _version(show: bool) -> None:
@@ -154,14 +155,20 @@ def validate(
     scan: Annotated[
         Path, typer.Argument(exists=True, dir_okay=False, help="Scan file: contract, grid-lines or tike NPZ.")
     ],
+    view: Annotated[
+        Path | None,
+        typer.Argument(
+            exists=True, dir_okay=False, help="A view of the scan, whose spacing and split are checked too."
+        ),
+    ] = None,
     config: Annotated[str, typer.Option(help="Ingest options as JSON.")] = "{}",
 ) -> None:
-    """Check a scan file and print what it holds; exit 65 with every problem when it is not usable."""
+    """Check a scan file, and a view of it, and print what they hold; exit 65 with every problem when not usable."""
     _start(None, None)
     from ptychoflow.commands import validate as command
     from ptychoflow.config import IngestConfig, parse
 
-    print(command.run(scan, config=parse(IngestConfig, _json(config, what="--config"), what="validate")))
+    print(command.run(scan, view=view, config=parse(IngestConfig, _json(config, what="--config"), what="validate")))
 
 
 @app.command()
@@ -172,7 +179,7 @@ def prepare(
     out: Out = Path(),
     code_rev: CodeRev = None,
 ) -> None:
-    """Split, group and normalize: view.npz, or status.json with the reason why it cannot be."""
+    """Split, choose, group and normalize: view.npz and its overlap, or status.json with the reason why it cannot be."""
     _start(out, code_rev)
     from ptychoflow.commands import prepare as command
     from ptychoflow.config import PrepareConfig, parse
@@ -200,7 +207,7 @@ def train(
 
     entry = _json(run, what="--run")
     config = _need(entry, "config", what="--run")
-    command.run(
+    bundle_sha256 = command.run(
         run_meta=_meta(entry),
         model=parse(ModelConfig, config.get("model", {}), what="model"),
         config=parse(TrainConfig, config.get("train", {}), what="train"),
@@ -213,6 +220,9 @@ def train(
         attempt=attempt,
         out_dir=out,
     )
+    if bundle_sha256 is not None:
+        print(f"bundle_path: {out / 'model'}")
+        print(f"bundle_sha256: {bundle_sha256}")
 
 
 @app.command()
@@ -237,13 +247,13 @@ def reconstruct(
     entry = _json(run, what="--run")
     config = entry.get("config", {})
     command.run(
+        parse(ReconstructConfig, config.get("reconstruct", {}), what="reconstruct"),
         run_meta=_meta(entry),
         model=model,
         test_scan=test_scan,
         view=view,
         device=device,
         precision=parse(TrainConfig, config.get("train", {}), what="train").precision,
-        infer_batch_size=parse(ReconstructConfig, config.get("reconstruct", {}), what="reconstruct").infer_batch_size,
         allow_mismatch=allow_mismatch,
         attempt=attempt,
         out_dir=out,
@@ -398,11 +408,21 @@ def collect(
         typer.Option(exists=True, file_okay=False, help="Folder visuals/ of a condition; may be repeated."),
     ] = None,
     histories: Files = None,
+    train_manifests: Files = None,
+    dataset_manifests: Files = None,
+    bundles: Files = None,
     min_success: Annotated[int, typer.Option(min=0, help="Fewest ok runs for success.")] = 1,
+    loss_reference: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="training_manifest.json of a validated run, to check losses by."
+        ),
+    ] = None,
+    loss_tolerance: LossTolerance = 0.25,
     out: Out = Path(),
     code_rev: CodeRev = None,
 ) -> None:
-    """Gather every run into tables, summary.md and report.html."""
+    """Gather every run into tables, summary.md, report.html and the study's manifests."""
     _start(out, code_rev)
     from ptychoflow.commands import collect as command
 
@@ -412,8 +432,57 @@ def collect(
         metrics=metrics or [],
         comparisons=comparisons or [],
         histories=histories or [],
+        train_manifests=train_manifests or [],
+        dataset_manifests=dataset_manifests or [],
+        bundles=bundles or [],
         min_success=min_success,
+        loss_reference=loss_reference,
+        loss_tolerance=loss_tolerance,
         out_dir=out,
+    )
+
+
+@app.command("check-loss")
+def check_loss(
+    reference: Annotated[Path, typer.Option(dir_okay=False, help="training_manifest.json of a validated run.")],
+    candidate: Annotated[
+        Path, typer.Option(exists=True, dir_okay=False, help="training_manifest.json of the run to check.")
+    ],
+    dose: Annotated[str, typer.Option(help="Photons per frame, such as 1e4; unknown for scans without a dose.")],
+    view: Annotated[str, typer.Option(help="Name of the view.")],
+    gridsize: Annotated[int, typer.Option(min=1, help="Gridsize of the trainings.")],
+    arm: Annotated[str | None, typer.Option(help="Arm to check; every arm of the reference when absent.")] = None,
+    tolerance: LossTolerance = 0.25,
+    abs_tolerance: Annotated[
+        float, typer.Option(min=0, help="What a loss may exceed its reference by in any case, in its own unit.")
+    ] = 1e-6,
+    promote: Annotated[
+        bool,
+        typer.Option(
+            help="Make the candidate the reference if all of the reference's trainings pass, or if there is none."
+        ),
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Report; beside the candidate when absent.")
+    ] = None,
+) -> None:
+    """Check the losses of a run against those of a validated one; exit 65 when one is missing or too large."""
+    _start(None, None)
+    from ptychoflow.commands import check_loss as command
+
+    print(
+        command.run(
+            reference=reference,
+            candidate=candidate,
+            dose=dose,
+            view=view,
+            gridsize=gridsize,
+            arm=arm,
+            tolerance=tolerance,
+            abs_tolerance=abs_tolerance,
+            promote=promote,
+            report=report,
+        )
     )
 
 
@@ -436,6 +505,15 @@ def export_view(
         view=view, train_scan=train_scan, test_scan=test_scan, grouped=grouped, name=name, out_dir=out
     ):
         print(path)
+
+
+@app.command("check-device")
+def check_device(device: Device = "cpu", out: Out = Path(), code_rev: CodeRev = None) -> None:
+    """Tell what this machine computes with, after a step of every installed framework: device.json."""
+    _start(out, code_rev)
+    from ptychoflow.commands import check_device as command
+
+    print(command.run(device, out_dir=out))
 
 
 def main() -> None:

@@ -15,10 +15,39 @@ PICTURE = np.exp(1j * np.linspace(0, 1, 35)).reshape(5, 7).astype(np.complex64)
 CONDITION = "lines_d1e9"
 
 
+WEIGHTS = {"nll_weight": 1.0, "mae_weight": 0.0, "realspace_weight": 0.0}
+PLAN = {
+    **sample.PLAN,
+    "views": [
+        {"id": "lines_d1e9__gs1", "condition": CONDITION, "gridsize": 1},
+        {"id": "star__gs1", "condition": "star", "gridsize": 1},
+    ],
+    "runs": [
+        {**run, "backend": "torch", "supervised": False, "config": {"model": {}, "train": WEIGHTS}, "evaluate": {}}
+        for run in sample.PLAN["runs"]
+    ],
+}
+
+
+def train_manifest(run):
+    facts = {"final_loss": 0.5 + run["seed"], "final_validation_loss": 0.6, "epochs": 50, "bundle_sha256": "b0"}
+    return {"parameters": {"run": {"run_id": run["run_id"]}}, "facts": facts, "inputs": {"view": {"sha256": "71"}}}
+
+
+def dataset_manifest(name):
+    facts = {"n_frames": 40, "dose_measured_mean": 1.001e9}
+    return {"parameters": {"dataset": name}, "facts": facts, "outputs": {"scan.npz": "5c"}}
+
+
+def read(folder, name):
+    return json.loads((folder / name).read_text())
+
+
 @pytest.fixture
 def files(tmp_path):
     """Everything that arrived, called as a workflow calls it: numbered folders, names that tell nothing."""
-    given = {name: [] for name in ("statuses", "metrics", "comparisons", "histories")}
+    kinds = ("statuses", "metrics", "comparisons", "histories", "train_manifests", "dataset_manifests")
+    given = {name: [] for name in kinds}
 
     def add(kind, name, text=None):
         path = tmp_path / kind / str(len(given[kind])) / name
@@ -37,7 +66,11 @@ def files(tmp_path):
     (visuals / "comparison.json").write_text(json.dumps(sample.COMPARISONS[CONDITION]))
     given["comparisons"].append(visuals)
     add("histories", f"{sample.LSQML['run_id']}.history.csv", "epoch,loss,seconds\n0,2.0,0.1\n1,,0.1\n2,1.0,0.1\n")
-    (tmp_path / "plan.json").write_text(json.dumps(sample.PLAN))
+    for run in (*sample.PINN, *sample.TWIN):
+        add("train_manifests", "manifest.json", json.dumps(train_manifest(run)))
+    for name in ("lines-train", "lines-test"):
+        add("dataset_manifests", "manifest.json", json.dumps(dataset_manifest(name)))
+    (tmp_path / "plan.json").write_text(json.dumps(PLAN))
     return {"plan": tmp_path / "plan.json", **given}
 
 
@@ -128,3 +161,79 @@ def test_histories_go_to_the_longest_matching_id(tmp_path):
     notes = []
     assert list(collect._curves([path], ["run", "run.a", "run.a.1"], notes)) == ["run.a.1"]
     assert notes == []
+
+
+def test_the_manifests_of_the_study_tell_every_run(files, tmp_path):
+    collect.run(**files, min_success=1, out_dir=tmp_path / "out")
+    jobs = read(tmp_path / "out", "training_manifest.json")["jobs"]
+    states = [(job["arm"], job["seed"], job["status"]) for job in jobs]
+    assert states == [
+        *(("pinn_torch", seed, "success") for seed in range(4)), *(("pinn_tf", seed, "success") for seed in range(3)),
+        ("baseline_torch", 0, "missing"), ("baseline_torch", 0, "skipped"),
+    ]  # fmt: skip
+    assert [job["final_loss"] for job in jobs] == [0.5, 1.5, 2.5, 3.5, 0.5, 1.5, 2.5, None, None]
+    reasons = [row["reason"] for row in read(tmp_path / "out", "skip_summary.json")["skipped_views"]]
+    assert reasons == ["3 frames are too few", sample.SKIPPED["reason"]]
+    scans = read(tmp_path / "out", "run_manifest.json")["datasets"]
+    assert scans["dose_1000000000"]["scans"]["test"]["dose_measured_photons"] == 1.001e9
+    assert scans["star"]["scans"]["test"]["status"] == "missing"
+    compared = read(tmp_path / "out", "comparison_manifest.json")
+    assert (compared["n_jobs"], compared["n_success"], compared["n_failed"], compared["n_skipped"]) == (2, 1, 0, 1)
+    listed = read(tmp_path / "out", "manifest.json")
+    names = ("training_manifest.json", "skip_summary.json", "run_manifest.json", "comparison_manifest.json")
+    assert {*names} <= listed["outputs"].keys()
+    assert {"train_manifest_0", "dataset_manifest_1"} <= listed["inputs"].keys()
+    assert "loss_check.json" not in listed["outputs"]
+
+
+def test_manifests_are_there_when_nothing_arrived_and_when_nothing_was_planned(files, tmp_path):
+    empty = {name: [] if isinstance(value, list) else value for name, value in files.items()}
+    collect.run(**empty, min_success=1, out_dir=tmp_path / "lost")
+    assert {job["status"] for job in read(tmp_path / "lost", "training_manifest.json")["jobs"]} == {
+        "missing",
+        "skipped",
+    }
+    nothing = {**PLAN, "datasets": [], "conditions": [], "views": [], "runs": [], "skipped": []}
+    files["plan"].write_text(json.dumps(nothing))
+    collect.run(**empty, min_success=0, out_dir=tmp_path / "empty")
+    assert read(tmp_path / "empty", "training_manifest.json")["jobs"] == []
+    assert read(tmp_path / "empty", "comparison_manifest.json")["n_jobs"] == 0
+
+
+@pytest.mark.parametrize(("tolerance", "passes"), [(0.25, False), (2.1, True)])
+def test_losses_are_checked_where_a_reference_is_given(files, tmp_path, caplog, tolerance, passes):
+    """The reference has this run's losses, but for seed 2 a third of it: 2.5 is within 2.5/3 (1 + T) from T = 2 on."""
+    head = {
+        "dose": "1e9",
+        "view": "all",
+        "gridsize": 1,
+        "arm": "pinn_torch",
+        "train_data": "other",
+        "status": "success",
+    }
+    losses = enumerate((0.5, 1.5, 2.5 / 3, 3.5))
+    jobs = [{**head, "seed": n, "final_loss": x, "loss_name": "deviance", "loss_unit": "1"} for n, x in losses]
+    reference = tmp_path / "reference.json"
+    reference.write_text(json.dumps({"schema_version": 1, "jobs": jobs}))
+    caplog.set_level("INFO")
+    given = {"loss_reference": reference, "loss_tolerance": tolerance}
+    assert collect.run(**files, min_success=1, **given, out_dir=tmp_path / "out") == 6
+    check = read(tmp_path / "out", "loss_check.json")
+    assert check["passed"] is passes
+    assert [row["passed"] for row in check["results"][0]["checks"]] == [True, True, passes, True]
+    assert [row["arm"] for row in check["not_checked"]] == ["pinn_tf", "baseline_torch"]
+    failed = "1 of 1 failed: dose 1e9, view all, gridsize 1, pinn_torch: lines_d1e9-train, seed 2: 2.5 exceeds"
+    text = f"loss guardrail: {'1 of 1 passed' if passes else failed}"
+    assert f"- {text}" in (tmp_path / "out" / "summary.md").read_text()
+    levels = [record.levelname for record in caplog.records if text in record.message]
+    assert levels == ["INFO" if passes else "ERROR"]
+
+
+def test_a_loss_reference_that_cannot_be_used_fails_the_check_and_keeps_the_tables(files, tmp_path):
+    reference = tmp_path / "reference.json"
+    reference.write_text('{"schema_version": 1}')
+    collect.run(**files, min_success=1, loss_reference=reference, out_dir=tmp_path / "out")
+    check = read(tmp_path / "out", "loss_check.json")
+    assert (check["passed"], check["results"]) == (False, [])
+    assert "is not a training manifest" in check["verdict"]
+    assert (tmp_path / "out" / "report.html").exists()

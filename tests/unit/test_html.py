@@ -7,11 +7,14 @@ from html.parser import HTMLParser
 
 import pytest
 
+import report_dose_overlap
 import report_sample as sample
 import report_study
 from ptychoflow.report.html import enlarged, leaders, render
 from ptychoflow.report.ranking import verdicts
 from ptychoflow.report.sections import ReportInput, sections
+from ptychoflow.report.study_curves import all_curves
+from ptychoflow.report.study_tables import study_of
 from ptychoflow.report.tables import outcomes
 
 VOID = {"meta", "img", "link", "br", "hr", "input"}
@@ -284,6 +287,78 @@ def test_a_score_without_a_leader_says_why(given, leader, judged, said):
     assert leaders(found) == {("lines_d1e9", verdict.title): said}
     alone = [replace(section, verdicts=[replace(verdict, leader=None, comparisons=[])])]
     assert leaders(alone) == {("lines_d1e9", verdict.title): "one arm only"}
+
+
+@pytest.fixture(scope="module")
+def dose_overlap():
+    """A study over dose and view, with a stand-in for each of its curves."""
+    given = report_dose_overlap.study(specified=True)
+    files = [curves.file for curves in all_curves(study_of(given))]
+    return replace(given, study_pictures={file: report_study.png(7, 5, seed=200 + i) for i, file in enumerate(files)})
+
+
+def test_a_study_over_dose_and_view_comes_first_with_words_for_what_is_missing(dose_overlap):
+    text = render(dose_overlap)
+    table = text[text.index("phase MS-SSIM by dose and view") : text.index("amplitude MS-SSIM by dose and view")]
+    assert (
+        row_of(table, "1e4, dense") == "1e4, dense 0.73 [0.6954, 0.7713] n = 3 0.74 † [0.7054, 0.7813] n = 3 0.63 n = 1"
+    )
+    assert row_of(table, "1e5, sparse") == "1e5, sparse skipped [2] 0.82 † [0.7854, 0.8613] n = 3 skipped [2]"
+    assert row_of(table, "1e3, all").startswith("1e3, all not planned 0.67")
+    assert "† trained on and reconstructed from the view" in table
+    assert row_of(text, "fly64_d1e5_sparse") == (
+        "fly64_d1e5_sparse 0 0 4 phase MS-SSIM (median): pinn_gs2 skipped [2], pinn_gs1 0.82 †, lsqml skipped [2]"
+    )
+    places = [
+        text.index(words) for words in ('id="study"', report_dose_overlap.INFEASIBLE, "guard band", 'id="summary"')
+    ]
+    assert places == sorted(places)
+
+
+def test_a_study_is_as_accessible_as_the_rest(dose_overlap):
+    page = Page(render(dose_overlap))
+    assert len(page.all("caption")) == len(page.all("table"))
+    alternatives = [attrs["alt"] for attrs in page.all("img")]
+    assert len(alternatives) == len(set(alternatives)) == 12
+    assert alternatives[0].startswith("phase MS-SSIM of fly64 over dose, photons per frame; a panel each for view all,")
+    ids = [attrs["id"] for _, attrs in page.elements if "id" in attrs]
+    assert len(set(ids)) == len(ids)
+    assert {"href": "#study"} in page.all("a")
+
+
+@pytest.mark.parametrize("n_fit", [0, 1, 5])
+def test_curves_that_do_not_fit_are_linked_and_the_primary_score_fits_first(dose_overlap, n_fit):
+    sizes = [len(png) for png in dose_overlap.study_pictures.values()]
+    text = render(dose_overlap, budget=sum(sizes[:n_fit]))
+    page = Page(text)
+    assert len(page.all("img")) == n_fit
+    links = [attrs["href"] for attrs in page.all("a") if attrs["href"].startswith("study/")]
+    assert links == [f"study/{name}" for name in list(dose_overlap.study_pictures)[n_fit:]]
+    bare = Page(render(replace(dose_overlap, study_pictures={})))
+    assert (bare.all("img"), [a for a in bare.all("a") if a["href"].startswith("study/")]) == ([], [])
+
+
+def test_the_other_pictures_share_what_the_curves_of_a_study_leave(dose_overlap):
+    run_id = dose_overlap.found[0].run_id
+    loss = report_study.png(3, 4, seed=300)
+    given = replace(dose_overlap, curves={run_id: loss})
+    used = sum(len(png) for png in given.study_pictures.values())
+    for budget, n_pictures in ((used + len(loss) - 1, 12), (used + len(loss), 13)):
+        assert len(Page(render(given, budget=budget)).all("img")) == n_pictures
+
+
+def test_text_of_a_study_is_escaped(dose_overlap):
+    evil = "<i>loss</i> is nan"
+    found = [
+        replace(outcome, reason=evil) if outcome.reason == report_dose_overlap.DIVERGED else outcome
+        for outcome in dose_overlap.found
+    ]
+    assert "<i>loss" not in render(replace(dose_overlap, found=found))
+
+
+def test_other_plans_say_nothing_about_dose_and_overlap(page):
+    assert "study" not in {attrs.get("id") for _, attrs in page.elements}
+    assert "Dose and overlap" not in page.text
 
 
 def test_too_few_ok_runs_are_said_in_the_first_lines(given):

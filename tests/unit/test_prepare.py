@@ -1,4 +1,4 @@
-"""PREPARE on whole scans: frame sets, guard band, skipped views, and the exports for other tools."""
+"""PREPARE on whole scans: frame sets, guard band, views by spacing and by share, skipped views, exports for other tools."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,9 @@ from ptychoflow.commands import export_view
 from ptychoflow.commands import prepare as command
 from ptychoflow.commands.simulate import simulate_scan
 from ptychoflow.config import PrepareConfig, SimulateConfig
+from ptychoflow.data.overlap import overlap_measures
 from ptychoflow.data.storage import load_scan, load_view, read_json, read_npz, save_scan
-from ptychoflow.errors import UsageError
+from ptychoflow.errors import ContractError, UsageError
 from ptychoflow.physics.diffraction import predict_amplitude
 from ptychoflow.physics.patches import gather
 from ptychoflow.records import Scan
@@ -144,6 +145,148 @@ def test_a_field_too_small_to_score_is_skipped(tmp_path):
     )
 
 
+SPACED = {"min_spacing_px": 9.0, "view_gridsize": 2}
+
+
+def viewed(files, config: PrepareConfig):
+    """Return a view of one scan without writing files (and drawing their preview)."""
+    scan = load_scan(files / "one.npz")
+    return command.prepare(config, scan, scan, heldout_column=None, same_scan=True)
+
+
+def centres_of(scan: Scan, groups: np.ndarray) -> np.ndarray:
+    return np.array([scan.positions_rc_px[group].mean(axis=0) for group in groups])
+
+
+@pytest.mark.parametrize("options", [{"split": "region", "split_axis": "x", "guard_px": 9.0}, {"split": "none"}])
+@pytest.mark.parametrize("choice", [SPACED, {**SPACED, "max_groups": 17}, {**SPACED, "s_img": 0.7}, {"s_img": 0.4}])
+def test_all_gridsizes_of_a_view_see_the_same_frames(files, options, choice):
+    """The study compares arms on one view: frames are those of the gridsize-2 groups, scored where every view is scored."""
+    whole = viewed(files, PrepareConfig(**options))
+    options = {**options, **choice, "n_neighbors": 9}
+    views = {c: viewed(files, PrepareConfig(**options, gridsize=c)) for c in (1, 2, 3)}
+    scan = load_scan(files / "one.npz")
+    for side in ("train", "test"):
+        frames = getattr(views[2], side).frames
+        assert 0 < len(frames) < len(getattr(whole, side).frames)
+        for view in views.values():
+            assert np.array_equal(getattr(view, side).frames, frames)
+            # LSQML takes the unique frames of the groups.
+            assert np.array_equal(np.unique(getattr(view, side).groups), frames)
+            assert view.score_regions == whole.score_regions
+        assert np.array_equal(getattr(views[1], side).groups[:, 0], frames)
+        if "min_spacing_px" not in choice:
+            continue
+        centres = centres_of(scan, getattr(views[2], side).groups)
+        assert len(centres) == 17 or "max_groups" not in choice
+        distances = np.linalg.norm(centres[:, None] - centres[None], axis=-1) + 1e9 * np.eye(len(centres))
+        assert distances.min() >= 9.0
+    if options["split"] == "none":
+        assert np.array_equal(views[1].train.frames, views[1].test.frames)
+
+
+def test_own_seeds_move_their_own_choice_only(files):
+    config = {"split": "none", "s_img": 0.5, "gridsize": 2}
+    plain = viewed(files, PrepareConfig(**config))
+    grouped = viewed(files, PrepareConfig(**config, grouping_seed=123))
+    drawn = viewed(files, PrepareConfig(**config, subsample_seed=456))
+    assert np.array_equal(grouped.train.frames, plain.train.frames)
+    assert not np.array_equal(grouped.train.groups, plain.train.groups)
+    assert not np.array_equal(drawn.train.frames, plain.train.frames)
+    again = viewed(files, PrepareConfig(**config, subsample_seed=456, data_seed=7))
+    assert np.array_equal(again.train.frames, drawn.train.frames)
+
+
+@pytest.mark.parametrize("gridsize", [1, 2])
+def test_reports_say_what_was_kept_and_how_it_overlaps(files, tmp_path, gridsize):
+    """D67, D68: the measures are those of the stored table; totals count before subsampling. Oracle: view.npz read back."""
+    config = PrepareConfig(
+        split="scans", gridsize=gridsize, s_img=0.6, subsample_seed=456, probe_diameter_px=13.0, **SPACED
+    )
+    view = prepared(files, tmp_path, config, test="other.npz")
+    bundle = read_json(tmp_path / "metrics_bundle.json")
+    assert bundle.keys() == {"train", "test"}
+    for side, name in (("train", "one.npz"), ("test", "other.npz")):
+        scan, groups = load_scan(files / name), getattr(view, side).groups
+        entry = bundle[side]
+        assert (tmp_path / entry["output_path"]).name == "view.npz"
+        assert entry["set"] == side
+        spacing, measures = read_json(tmp_path / entry["spacing_stats_path"]), entry["metrics"]
+        assert measures == read_json(tmp_path / f"{side}_metrics.json") == view.metadata["overlap"][side]
+        assert spacing == view.metadata["group_spacing"][side]
+        expected = overlap_measures(scan.positions_rc_px, groups, scan.scan_index, probe_diameter_px=13.0)
+        assert expected.items() <= measures.items()
+        assert ("metric_1_group_based_avg" in measures) is (gridsize == 2)
+        kept = round(0.6 * scan.n_frames)
+        assert (measures["n_images_total"], measures["n_images_subsampled"]) == (scan.n_frames, kept)
+        assert measures["n_unique_images"] == len(getattr(view, side).frames)
+        assert (measures["n_groups"], measures["n_groups_actual"]) == (None, len(groups))
+        assert (measures["metrics_version"], measures["neighbor_count"]) == ("1.0", 6)
+        assert (measures["rng_seed_subsample"], measures["s_img"]) == (456, 0.6)
+        assert spacing["n_groups_before"] == kept == spacing["n_accepted"] + spacing["n_rejected"]
+        assert spacing["min_px"] >= spacing["threshold_px"] == 9.0
+        assert (
+            spacing["acceptance_rate"] <= spacing["geometry_acceptance_bound"] == measures["geometry_acceptance_bound"]
+        )
+    outputs = {f"{side}_{what}.json" for side in ("train", "test") for what in ("spacing", "metrics")}
+    assert outputs | {"metrics_bundle.json"} <= read_json(tmp_path / "manifest.json")["outputs"].keys()
+
+
+def test_reports_are_there_without_any_rule(files, tmp_path):
+    """D68: a subsampled train side still counts all its frames."""
+    prepared(files, tmp_path, PrepareConfig(split="none", gridsize=2, n_groups=30, n_subsample=100))
+    train, test = (read_json(tmp_path / f"{side}_metrics.json") for side in ("train", "test"))
+    n_frames = load_scan(files / "one.npz").n_frames
+    assert train["n_images_total"] == test["n_images_total"] == test["n_groups_actual"] == n_frames
+    assert (train["n_images_subsampled"], train["n_groups"], train["n_groups_actual"]) == (100, 30, 30)
+    assert train["probe_diameter_px"] == pytest.approx(0.6 * N)
+    spacing = read_json(tmp_path / "train_spacing.json")
+    assert (spacing["threshold_px"], spacing["n_accepted"], spacing["n_rejected"]) == (None, 30, 0)
+
+
+def test_a_spaced_view_is_the_same_twice(files, tmp_path):
+    written = ("view.npz", "train_spacing.json", "test_metrics.json", "metrics_bundle.json")
+    config = PrepareConfig(split="none", gridsize=2, s_img=0.8, **SPACED)
+    prepared(files, tmp_path, config)
+    first = [(tmp_path / name).read_bytes() for name in written]
+    prepared(files, tmp_path, config)
+    assert [(tmp_path / name).read_bytes() for name in written] == first
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (
+            {"min_acceptance": 0.9},
+            r"train side: infeasible: at most \d+ of \d+ \(.* %\) can pass S = .*largest S that would",
+        ),
+        (
+            {"min_spacing_px": 60.0},
+            r"train side: \d of n = \d+ groups pass S = .*proven bound \d+\); a view needs at least 16",
+        ),
+        ({"s_img": 0.01}, "train side: .* frames"),
+    ],
+)
+def test_a_view_that_cannot_exist_is_skipped_or_an_error_when_strict(files, tmp_path, options, reason):
+    """D64: the reason names the bound, nothing else is written but status and manifest; exit 65 only where asked for."""
+    config = {"split": "none", "gridsize": 2, **SPACED, **options}
+    paths = {"train_scan": files / "one.npz", "test_scan": files / "one.npz"}
+    command.run(PrepareConfig(**config), view_id="v", **paths, out_dir=tmp_path)
+    status = read_json(tmp_path / "status.json")
+    assert status["state"] == "skipped"
+    with pytest.raises(ContractError, match=reason) as refusal:
+        command.run(PrepareConfig(**config, strict_views=True), view_id="v", **paths, out_dir=tmp_path)
+    assert str(refusal.value) == status["reason"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "status.json"]
+
+
+def test_two_choices_of_one_thing_are_refused(files):
+    with pytest.raises(UsageError, match=r"min_spacing_px = 9 and n_groups = 20 both choose groups; use max_groups"):
+        viewed(files, PrepareConfig(split="none", n_groups=20, **SPACED))
+    with pytest.raises(UsageError, match=r"s_img = 0.5 and n_subsample = 20 both choose frames"):
+        viewed(files, PrepareConfig(split="none", n_subsample=20, s_img=0.5))
+
+
 def test_splits_that_contradict_the_files_are_refused(files, tmp_path):
     with pytest.raises(UsageError, match="both are the same file"):
         prepared(files, tmp_path, PrepareConfig(split="scans"))
@@ -203,3 +346,14 @@ def test_grouped_export_has_the_specified_signs_and_axes(files, tmp_path, gridsi
     assert np.array_equal(arrays["diffraction"][3, ..., c - 1], scan.amplitude[member])
     assert np.allclose(arrays["X_full"], view.normalization.alpha * arrays["diffraction"], rtol=1e-5)
     assert np.array_equal(arrays["Y"][3, ..., c - 1], gather(scan.object, scan.positions_rc_px[member][None], N)[0])
+
+
+def test_spaced_groups_are_exported_with_their_labels(files, tmp_path):
+    """Patches of the true object come along with the groups. Oracle: gather at the members' own positions."""
+    view = prepared(files, tmp_path, PrepareConfig(split="region", guard_px=5, gridsize=2, **SPACED))
+    scans = {"train_scan": files / "one.npz", "test_scan": files / "one.npz"}
+    paths = export_view.run(view=tmp_path / "view.npz", **scans, grouped=True, name="dense", out_dir=tmp_path)
+    arrays, scan = read_npz(paths[1]), load_scan(files / "one.npz")
+    assert np.array_equal(arrays["nn_indices"], view.test.groups)
+    last = scan.positions_rc_px[view.test.groups[-1, 2]]
+    assert np.array_equal(arrays["Y"][-1, ..., 2], gather(scan.object, last[None], N)[0])

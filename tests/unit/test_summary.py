@@ -2,6 +2,7 @@
 
 import pytest
 
+import report_dose_overlap
 import report_sample as sample
 from ptychoflow.report.sections import ReportInput, sections
 from ptychoflow.report.summary import summary_markdown
@@ -62,3 +63,47 @@ def test_failures_skips_and_notes_are_named(given):
 def test_too_few_ok_runs_are_said_in_the_first_lines(given):
     short = ReportInput(plan=given.plan, found=given.found, min_success=7)
     assert summary_markdown(short).splitlines()[4] == "**Fewer than the 7 ok runs that were asked for.**"
+
+
+def section_of(text, heading):
+    """Return the lines below a heading, up to the next one."""
+    lines = text.splitlines()
+    start = lines.index(heading) + 1
+    end = next((i for i in range(start, len(lines)) if lines[i].startswith("#")), len(lines))
+    return [line for line in lines[start:end] if line]
+
+
+def test_a_study_over_dose_and_view_has_a_table_per_score_before_the_conditions():
+    given = report_dose_overlap.study(specified=True)
+    text = summary_markdown(given)
+    table = section_of(text, "### phase MS-SSIM ↑")
+    assert table[0] == "| condition | dose | view | pinn_gs2 | pinn_gs1 | lsqml |"
+    assert len(table) == 2 + 9
+    assert table[6] == (
+        "| fly64_d1e4_dense | 1e4 | dense | 0.73 [0.6954, 0.7713] n = 3 | 0.74 † [0.7054, 0.7813] n = 3 | 0.63 n = 1 |"
+    )
+    assert {line.count("|") for line in table} == {7}
+    assert "| fly64_d1e4_dense | 1e4 | dense |" in "\n".join(section_of(text, "### phase MAE ↓ (rad)"))
+    assert text.index("## Dose and overlap") < text.index("## fly64_d1e3_all")
+
+
+def test_reasons_counts_views_and_deviations_follow_the_tables():
+    text = summary_markdown(report_dose_overlap.study())
+    assert section_of(text, "### Why values are missing") == [
+        f"- [1] {report_dose_overlap.DIVERGED}",
+        f"- [2] {report_dose_overlap.INFEASIBLE}",
+    ]
+    became = section_of(text, "### What became of every condition")
+    assert became[1] == (
+        "- fly64_d1e3_all: n_success 6, n_failed 1, n_skipped 0; phase MS-SSIM (median): pinn_gs2 0.7, pinn_gs1 0.67, lsqml 0.6."
+    )
+    assert len(became) == 1 + 9
+    views = section_of(text, "### Views")
+    assert len(views) == 2 + 18
+    assert {line.count("|") for line in views} == {views[0].count("|")}
+    assert sum(report_dose_overlap.INFEASIBLE in line for line in views) == 2
+    assert len(section_of(text, "### Deviations from the specification")) > 5
+
+
+def test_without_several_doses_or_views_the_summary_is_as_before(given):
+    assert "Dose and overlap" not in summary_markdown(given)

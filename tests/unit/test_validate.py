@@ -1,17 +1,21 @@
-"""Every refusal of ingest and validate: its message, and exit code 65; then the report on a good file."""
+"""Every refusal of ingest and validate: its message, and exit code 65; then the report on a good file, and views of one."""
 
 # ruff: noqa: E501 - the tables of refusals read best with one case a line
 
 import json
 import pickle
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from ptychoflow.commands import validate
-from ptychoflow.config import IngestConfig
+from ptychoflow.commands import prepare, validate
+from ptychoflow.commands.simulate import simulate_scan
+from ptychoflow.config import IngestConfig, PrepareConfig, SimulateConfig
+from ptychoflow.data.storage import load_scan, load_view, save_scan, save_view
 from ptychoflow.errors import ContractError
+from ptychoflow.provenance import sha256_file
 from scan_files import SHAPE, M, N, grid_lines_arrays, scan_arrays, tike_arrays, write
 
 
@@ -201,3 +205,122 @@ def test_the_report_without_object_says_so(tmp_path):
     report = validate.run(write(tmp_path, undecided), config=IngestConfig())
     assert "not decidable: no axis mapping reproduces the frames" in report
     assert "photon scale unknown" in report
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    """Return a folder with two scans."""
+    root = tmp_path_factory.mktemp("scans")
+    options = {"n": 24, "size": 95, "size_cols": 141, "jitter_px": 1.0, "dose": "1e5", "phase": "independent"}
+    for index, step in ((1, 6.0), (2, 5.0)):
+        config = SimulateConfig(**options, step_px=step, object_stream=index)
+        save_scan(root / f"scan{index}.npz", simulate_scan(config, None))
+    return root
+
+
+VIEW = {"split": "region", "split_axis": "x", "guard_px": 20.0, "min_spacing_px": 7.0, "view_gridsize": 2}
+
+
+def view_of(scans, folder, *, test: str = "scan1.npz", **options):
+    paths = (scans / "scan1.npz", scans / test)
+    config = PrepareConfig(**{**VIEW, "gridsize": 2, **options})
+    view = prepare.prepare(config, *map(load_scan, paths), heldout_column=None, same_scan=paths[0] == paths[1])
+    made_from = dict(zip(("train", "test"), map(sha256_file, paths), strict=True))
+    save_view(folder / "view.npz", replace(view, metadata={**view.metadata, "scans": made_from}))
+    return folder / "view.npz"
+
+
+def validated(scans, view, name: str = "scan1.npz") -> str:
+    return validate.run(scans / name, config=IngestConfig(check_mapping=False), view=view)
+
+
+def changed_view(path, **sides):
+    """Write the view with other frame sets, and return its path."""
+    save_view(path, replace(load_view(path), **sides))
+    return path
+
+
+def test_a_view_that_keeps_its_promises_is_valid(scans, tmp_path):
+    """Oracle: distances by hand, along the axis of the split."""
+    report = validated(scans, path := view_of(scans, tmp_path))
+    view, positions = load_view(path), load_scan(scans / "scan1.npz").positions_rc_px
+    assert "view.npz: valid for the train and test frames of this scan" in report
+    gap = positions[view.test.frames, 1].min() - positions[view.train.frames, 1].max()
+    assert gap >= 20
+    assert f"train and test at least {gap:.2f} px apart along x, 20 px asked for" in report
+    for side in (view.train, view.test):
+        centres = positions[side.groups].mean(axis=1)
+        least = (np.linalg.norm(centres[:, None] - centres, axis=2) + 1e9 * np.eye(len(centres))).min()
+        assert f"{len(side.groups)} groups; closest centres {least:.2f} px apart, at least 7 px asked for" in report
+
+
+def test_two_groups_closer_than_the_views_spacing_are_refused(scans, tmp_path):
+    """Design section 9: the pair and its distance are named."""
+    path = view_of(scans, tmp_path)
+    view, positions = load_view(path), load_scan(scans / "scan1.npz").positions_rc_px
+    twin = view.test.groups[[4]][:, [1, 0, 2, 3]]
+    # A copy of group 4 with one member exchanged for another frame, the nearest to it: its centre moves by a few pixels.
+    others = np.setdiff1d(view.test.frames, twin)
+    twin[0, 3] = others[np.argmin(np.linalg.norm(positions[others] - positions[twin[0, 3]], axis=1))]
+    groups = np.concatenate([view.test.groups, twin])
+    bad = changed_view(path, test=replace(view.test, groups=groups))
+    moved = np.linalg.norm(positions[twin[0]].mean(axis=0) - positions[view.test.groups[4]].mean(axis=0))
+    assert 0 < moved < 7
+    with pytest.raises(ContractError) as refusal:
+        validated(scans, bad)
+    assert refusal.value.exit_code == 65
+    assert str(refusal.value) == (
+        f"view.npz: test groups 4 and {len(groups) - 1} have their centres {moved:.4f} px apart, min_spacing_px is 7"
+    )
+
+
+def test_train_and_test_frames_closer_than_the_guard_are_refused(scans, tmp_path):
+    """T9: along the axis of the split, whatever lies between them along the other."""
+    path = view_of(scans, tmp_path, min_spacing_px=None, gridsize=1)
+    view, positions = load_view(path), load_scan(scans / "scan1.npz").positions_rc_px
+    first = view.test.frames[np.argmin(positions[view.test.frames, 1])]
+    between = np.flatnonzero(positions[:, 1] < positions[first, 1])
+    # In the guard band, and as far as it goes from that test frame along y.
+    band = np.setdiff1d(between, view.train.frames)
+    stray = band[np.argmax(np.abs(positions[band, 0] - positions[first, 0]))]
+    assert np.linalg.norm(positions[stray] - positions[first]) > 20 > positions[first, 1] - positions[stray, 1]
+    frames = np.union1d(view.train.frames, [stray])
+    bad = changed_view(path, train=replace(view.train, frames=frames))
+    gap = positions[first, 1] - positions[stray, 1]
+    expected = rf"train frame {stray} and test frame {first} are {gap:.4f} px apart along x, guard_px is 20"
+    with pytest.raises(ContractError, match=expected):
+        validated(scans, bad)
+
+
+def test_spacing_is_not_asked_of_frames_that_are_read_singly(scans, tmp_path):
+    report = validated(scans, view_of(scans, tmp_path, gridsize=1))
+    text = "the spacing of 7 px belongs to groups of gridsize 2 and is not checked on those of gridsize 1"
+    assert report.count(text) == 2
+
+
+def test_a_view_of_two_scans_is_checked_against_each(scans, tmp_path):
+    path = view_of(scans, tmp_path, split="scans", test="scan2.npz")
+    assert "valid for the train frames of this scan" in validated(scans, path)
+    assert "valid for the test frames of this scan" in validated(scans, path, "scan2.npz")
+    other = view_of(scans, tmp_path)
+    with pytest.raises(ContractError, match=r"view.npz: not a view of scan2.npz, whose sha256 is .* made from"):
+        validated(scans, other, "scan2.npz")
+
+
+def test_a_view_without_a_rule_only_tells_its_spacing(scans, tmp_path):
+    path = view_of(scans, tmp_path, min_spacing_px=None)
+    assert validated(scans, path).count("no least distance asked for") == 2
+    view = load_view(path)
+    old = {name: value for name, value in view.metadata.items() if name != "spacing_rule"}
+    assert validated(scans, changed_view(path, metadata=old)).count("no least distance asked for") == 2
+
+
+def test_frames_that_are_not_there_are_refused(scans, tmp_path):
+    path = view_of(scans, tmp_path)
+    view, n_frames = load_view(path), load_scan(scans / "scan1.npz").n_frames
+    beyond = replace(view.test, frames=np.append(view.test.frames, n_frames))
+    foreign = replace(view.train, frames=view.train.frames[1:])
+    with pytest.raises(ContractError, match=rf"2 problems(.|\n)*train groups use frame {view.train.frames[0]}"):
+        validated(scans, changed_view(path, test=beyond, train=foreign))
+    with pytest.raises(ContractError, match=rf"test frame {n_frames} is not among the scan's {n_frames}"):
+        validated(scans, changed_view(path, test=beyond, train=view.train))

@@ -2,6 +2,9 @@
 
     plan.json, status.json ..., metrics.json ..., visuals/ ... -> metrics.csv, statistics.csv, comparisons.csv, run_status.tsv,
                                                                   summary.md, report.html, recons.csv, manifest.json
+    manifest.json of trainings and datasets                    -> training_manifest.json, skip_summary.json,
+                                                                  run_manifest.json, comparison_manifest.json
+    training_manifest.json of a validated run                  -> loss_check.json
 
 Files arrive under arbitrary names. A JSON file says inside whose it is, a folder of pictures in its comparison.json; a history
 (CSV) is called `<run_id>.csv` or `<run_id>.<anything>.csv`. A file that cannot be assigned is named in the report.
@@ -11,15 +14,18 @@ import csv
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ptychoflow.data.storage import atomic_write, read_json
+from ptychoflow.data.storage import atomic_write, read_json, write_json
+from ptychoflow.errors import ContractError
 from ptychoflow.provenance import sha256_file, versions, write_manifest
 from ptychoflow.report.figures import training_curve
 from ptychoflow.report.html import render
 from ptychoflow.report.ranking import COMPARISON_COLUMNS, comparison_rows
 from ptychoflow.report.sections import ReportInput
+from ptychoflow.report.study_curves import study_pictures
 from ptychoflow.report.summary import summary_markdown
 from ptychoflow.report.tables import (
     METRIC_COLUMNS,
@@ -33,6 +39,8 @@ from ptychoflow.report.tables import (
     tidy_rows,
     unplanned,
 )
+from ptychoflow.study.guardrail import ABS_TOLERANCE, TOLERANCE, check_all, unshared, verdict
+from ptychoflow.study.manifests import TRAINING, documents, placed_bundles
 from ptychoflow.study.resheet import recon_sheet
 
 logger = logging.getLogger(__name__)
@@ -45,12 +53,17 @@ def run(
     metrics: list[Path],
     comparisons: list[Path],
     histories: list[Path],
+    train_manifests: list[Path],
+    dataset_manifests: list[Path],
+    bundles: Sequence[Path] = (),
     min_success: int,
+    loss_reference: Path | None = None,
+    loss_tolerance: float = TOLERANCE,
     out_dir: Path,
 ) -> int:
-    """Write tables, summary, report and the sheet for re-entry; return the number of runs that ended ok.
+    """Write tables, summary, report, the study's manifests and the sheet for re-entry; return the number of runs that ended ok.
 
-    Too few of them is the workflow's verdict to pass: the tables are written either way.
+    Too few of them, or a loss beyond its limit, is the workflow's verdict to pass: the tables are written either way.
 
     Args:
         plan: plan.json.
@@ -58,7 +71,12 @@ def run(
         metrics: metrics.json of every scored run.
         comparisons: folders of pictures with a comparison.json, one per condition.
         histories: loss histories.
+        train_manifests: manifest.json of every training.
+        dataset_manifests: manifest.json of every scan that was simulated or ingested.
+        bundles: metrics_bundle.json of every view that was made.
         min_success: fewest ok runs for success, as the report says it.
+        loss_reference: training_manifest.json of a validated run, where there is one.
+        loss_tolerance: share of a reference's loss by which this run's may exceed it.
         out_dir: folder to write into.
 
     Raises:
@@ -78,6 +96,30 @@ def run(
     notes += [
         f"the pictures of '{name}' are left out: the plan has no such condition" for name in sorted({*compared} - known)
     ]
+    scored = {document["run_id"] for document in metric_documents}
+    study = documents(
+        the_plan,
+        statuses=status_documents,
+        train_manifests=[read_json(path) for path in train_manifests],
+        dataset_manifests=[read_json(path) for path in dataset_manifests],
+        compared=compared.keys(),
+        scored=scored,
+        versions=versions(),
+    )
+    for name, document in study.items():
+        write_json(out_dir / name, document)
+    written, verdicts = [*study], list[str]()
+    bundle_documents = [read_json(path) for path in bundles]
+    for name, document in placed_bundles(the_plan, bundle_documents).items():
+        (out_dir / name).parent.mkdir(parents=True, exist_ok=True)
+        write_json(out_dir / name, document)
+        written.append(name)
+    if loss_reference is not None:
+        check = _loss_check(loss_reference, study[TRAINING], loss_tolerance)
+        write_json(out_dir / "loss_check.json", check)
+        written.append("loss_check.json")
+        verdicts.append(check["verdict"])
+        logger.log(logging.INFO if check["passed"] else logging.ERROR, "%s", check["verdict"])
     report = ReportInput(
         plan=the_plan,
         found=found,
@@ -85,16 +127,25 @@ def run(
         pictures=pictures,
         curves=_curves(histories, runs, notes),
         versions=versions(),
-        notes=notes,
+        notes=[*notes, *verdicts],
         min_success=min_success,
+        bundles={document["test"]["view"]: document for document in bundle_documents},
     )
+    drawn, undrawn = study_pictures(report)
+    report = replace(report, study_pictures=drawn, notes=[*report.notes, *undrawn])
+    for name, picture in drawn.items():
+        (out_dir / "study").mkdir(exist_ok=True)
+        with atomic_write(out_dir / "study" / name) as stream:
+            stream.write(picture)
+        written.append(f"study/{name}")
     place = {run_id: index for index, run_id in enumerate(runs)}
     ordered = sorted(metric_documents, key=lambda document: place.get(document["run_id"], len(place)))
     outputs = write_tables(out_dir, report, ordered)
     _write(out_dir / "run_status.tsv", delimited(status_rows(found), STATUS_COLUMNS, delimiter="\t"))
-    scored = {document["run_id"] for document in metric_documents}
     _write(out_dir / "recons.csv", recon_sheet(the_plan, scored))
     lists = {"status": statuses, "metrics": metrics, "history": histories}
+    lists |= {"train_manifest": train_manifests, "dataset_manifest": dataset_manifests, "bundle": list(bundles)}
+    lists["loss_reference"] = [] if loss_reference is None else [loss_reference]
     lists["comparison"] = [folder / "comparison.json" for folder in comparisons]
     # Numbered by content, so that the order of arrival cannot show.
     inputs = {
@@ -106,14 +157,39 @@ def run(
         out_dir,
         command="collect",
         inputs={"plan": plan, **inputs},
-        outputs=[*outputs, "run_status.tsv", "recons.csv"],
-        parameters={"min_success": min_success},
+        outputs=[*outputs, *written, "run_status.tsv", "recons.csv"],
+        parameters={"min_success": min_success, "loss_tolerance": loss_tolerance},
     )
     n_ok = sum(outcome.state == "ok" for outcome in found)
     for note in notes:
         logger.warning("%s", note)
     logger.info("%d of %d planned runs ended ok", n_ok, len(found))
     return n_ok
+
+
+def _loss_check(reference: Path, training: Mapping[str, Any], tolerance: float) -> dict[str, Any]:
+    """Return loss_check.json; a reference that cannot be used is a failed check, never a lost table."""
+    document: dict[str, Any] = {
+        "schema_version": 1,
+        "tolerance": tolerance,
+        "abs_tolerance": ABS_TOLERANCE,
+        "reference": {"name": reference.name, "sha256": sha256_file(reference)},
+        "results": [],
+        "not_checked": [],
+    }
+    try:
+        wanted = read_json(reference)
+        results, left = check_all(wanted, training, tolerance), unshared(wanted, training)
+    except ContractError as error:
+        return {**document, "passed": False, "verdict": f"loss guardrail: {error}"}
+    passed, text = verdict(results, left)
+    return {
+        **document,
+        "passed": passed,
+        "verdict": text,
+        "results": [asdict(result) for result in results],
+        "not_checked": [dict(zip(("dose", "view", "gridsize", "arm"), cell, strict=True)) for cell in left],
+    }
 
 
 def write_tables(out_dir: Path, report: ReportInput, metrics: Sequence[Mapping[str, Any]]) -> list[str]:

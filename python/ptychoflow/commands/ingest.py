@@ -37,6 +37,7 @@ def run(config: IngestConfig, *, dataset_id: str, scan: Path, out_dir: Path) -> 
         facts={
             "n_frames": ingested.n_frames,
             "n": ingested.n,
+            "dose_measured_mean": ingested.metadata["dose_measured_mean"],
             "transformations": transformations,
             "mapping": ingested.metadata["ingest"]["mapping"],
         },

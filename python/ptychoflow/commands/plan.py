@@ -10,7 +10,8 @@ import yaml
 from ptychoflow.arms.registry import load_registry
 from ptychoflow.data.storage import atomic_write, write_json
 from ptychoflow.errors import UsageError
-from ptychoflow.provenance import write_manifest
+from ptychoflow.provenance import versions, write_manifest
+from ptychoflow.study.manifests import documents
 from ptychoflow.study.plan import make_plan, table
 from ptychoflow.study.samplesheet import read_sheet
 
@@ -18,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def run(params_text: str, sheet: Path | None, study: Path | None, arms: Path, out_dir: Path) -> None:
-    """Write `plan.json` and `plan.txt`.
+    """Write `plan.json`, `plan.txt` and, in `planned/`, the study's manifests as they are before anything ran.
 
     Args:
         params_text: a JSON object of parameters by name; null means not given.
@@ -39,10 +40,20 @@ def run(params_text: str, sheet: Path | None, study: Path | None, arms: Path, ou
     )
     text = table(plan)
     write_json(out_dir / "plan.json", plan.as_json())
+    planned = documents(plan.as_json(), versions=versions(), dry_run=True)
+    (out_dir / "planned").mkdir()
+    for name, document in planned.items():
+        write_json(out_dir / "planned" / name, document)
     with atomic_write(out_dir / "plan.txt") as stream:
         stream.write(text.encode())
     inputs = {name: path for name, path in (("arms", arms), ("sheet", sheet), ("study", study)) if path is not None}
-    write_manifest(out_dir, command="plan", inputs=inputs, outputs=["plan.json", "plan.txt"], parameters=parameters)
+    write_manifest(
+        out_dir,
+        command="plan",
+        inputs=inputs,
+        outputs=["plan.json", "plan.txt", *(f"planned/{name}" for name in planned)],
+        parameters=parameters,
+    )
     log.info("%s", text.splitlines()[-1])
 
 

@@ -1,8 +1,12 @@
-"""PREPARE: split, group and normalize; writes `view.npz`, or only a `status.json` (skipped) with the reason."""
+"""PREPARE: split, choose, group and normalize; writes `view.npz`, or only a `status.json` (skipped) with the reason.
+
+A view is chosen on each side alike: a share of the frames, then groups of `view_gridsize` whose centres keep a distance. Its
+frames are the members of those groups, so that every arm of a condition sees the same ones, whatever gridsize it reads.
+"""
 
 import logging
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +17,9 @@ from ptychoflow.arms.status import write_status
 from ptychoflow.config import PrepareConfig
 from ptychoflow.data.grouping import Grouping, group_frames
 from ptychoflow.data.normalize import measure_normalization
+from ptychoflow.data.overlap import AVERAGED_NEIGHBOURS, group_centres, keep_share, overlap_measures, space_groups
 from ptychoflow.data.splits import Split, choose_heldout, spacing_facts, split_region, train_test_distance
-from ptychoflow.data.storage import load_scan, read_npz, save_view
+from ptychoflow.data.storage import load_scan, read_npz, save_view, write_json
 from ptychoflow.errors import ContractError, UsageError
 from ptychoflow.imaging.regions import score_region
 from ptychoflow.provenance import sha256_file, write_manifest
@@ -26,11 +31,30 @@ logger = logging.getLogger(__name__)
 LEAST_REGION_PX = 8
 """Least side of a scored rectangle, px: below it neither SSIM nor FRC means anything."""
 
+SIDES = ("train", "test")
+STREAMS = {"heldout": 0, "subsample": 1, "group": 2, "group_test": 3}
+"""Numbers of the independent random streams of a seed."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a view: what is used of it, and the reports on its spacing and overlap."""
+
+    frames: Int64[np.ndarray, "m"]
+    grouping: Grouping
+    spacing: dict[str, Any]
+    measures: dict[str, Any]
+
 
 def run(config: PrepareConfig, *, view_id: str, train_scan: Path, test_scan: Path, out_dir: Path) -> None:
-    """Write `view.npz`, `preview.png`, `status.json` and `manifest.json`.
+    """Write `view.npz`, its reports on spacing and overlap, `preview.png`, `status.json` and `manifest.json`.
 
-    A view that the data cannot give (an empty side, too few frames) is skipped with its reason; the exit code stays 0.
+    A view that the data cannot give (an empty side, too few frames or groups) is skipped with its reason; the exit code
+    stays 0.
+
+    Raises:
+        UsageError: options that contradict each other.
+        ContractError: with `strict_views`, instead of skipping.
     """
     started = time.monotonic()
     scans = {"train": sha256_file(train_scan), "test": sha256_file(test_scan)}
@@ -40,6 +64,8 @@ def run(config: PrepareConfig, *, view_id: str, train_scan: Path, test_scan: Pat
         same_scan = scans["train"] == scans["test"]
         view = prepare(config, train, test, heldout_column=_column(config, test_scan), same_scan=same_scan)
     except ContractError as error:
+        if config.strict_views:
+            raise
         logger.warning("%s is skipped: %s", view_id, error)
         write_status(
             out_dir, run_id=view_id, stage="prepare", state="skipped", reason=str(error),
@@ -51,17 +77,25 @@ def run(config: PrepareConfig, *, view_id: str, train_scan: Path, test_scan: Pat
     save_view(out_dir / "view.npz", view)
     view_preview(train.positions_rc_px, test.positions_rc_px, view, out_dir / "preview.png")
     write_status(
-        out_dir,
-        run_id=view_id,
-        stage="prepare",
-        state="ok",
-        device="cpu",
-        seconds={"prepare": time.monotonic() - started},
-    )
-    outputs = ["view.npz", "preview.png", "status.json"]
+        out_dir, run_id=view_id, stage="prepare", state="ok", device="cpu", seconds={"prepare": time.monotonic() - started}
+    )  # fmt: skip
+    outputs = ["view.npz", "preview.png", "status.json", *_write_reports(view, view_id, out_dir)]
     write_manifest(
         out_dir, command="prepare", inputs=inputs, outputs=outputs, parameters=asdict(config), facts=view.metadata
     )
+
+
+def _write_reports(view: View, view_id: str, out_dir: Path) -> list[str]:
+    """Write spacing and overlap of each side, and the bundle that names them (study section 4); return the file names."""
+    bundle = {}
+    for side in SIDES:
+        measures = view.metadata["overlap"][side]
+        write_json(out_dir / f"{side}_spacing.json", view.metadata["group_spacing"][side])
+        write_json(out_dir / f"{side}_metrics.json", measures)
+        paths = {"view": view_id, "output_path": "view.npz", "set": side, "spacing_stats_path": f"{side}_spacing.json"}
+        bundle[side] = {**paths, "metrics": measures}
+    write_json(out_dir / "metrics_bundle.json", bundle)
+    return [*(f"{side}_{what}.json" for side in SIDES for what in ("spacing", "metrics")), "metrics_bundle.json"]
 
 
 def _column(config: PrepareConfig, test_scan: Path) -> np.ndarray | None:
@@ -88,35 +122,102 @@ def prepare(
         raise UsageError(f"split '{config.split}' takes one scan, but train and test are different files")
     if train.n != test.n:
         raise ContractError(f"train frames have {train.n} px and test frames {test.n} px; they must agree")
-    streams = {
-        name: np.random.default_rng([config.data_seed, index])
-        for index, name in enumerate(("heldout", "subsample", "group"))
-    }
-    split = _split(config, train, test, heldout_column, streams["heldout"])
-    frames = _subsample(split.train, config.n_subsample, streams["subsample"])
-    options: dict[str, Any] = {
-        "gridsize": config.gridsize,
-        "n_neighbors": config.n_neighbors,
-        "include_seed": config.include_seed,
-    }
-    train_groups = group_frames(
-        frames, train.positions_rc_px, train.scan_index, **options,
-        rng=streams["group"], n_groups=config.n_groups, seed_sampling=config.seed_sampling, oversample=config.oversample,
-    )  # fmt: skip
-    # Every test frame seeds one group: the whole field is reconstructed, whatever the train groups are.
-    test_groups = group_frames(
-        split.test, test.positions_rc_px, test.scan_index, **options, rng=np.random.default_rng([config.data_seed, 3])
-    )
+    if config.s_img != 1 and config.n_subsample is not None:
+        raise UsageError(f"s_img = {config.s_img:g} and n_subsample = {config.n_subsample} both choose frames")
+    if config.min_spacing_px is not None and config.n_groups is not None:
+        raise UsageError(
+            f"min_spacing_px = {config.min_spacing_px:g} and n_groups = {config.n_groups} both choose groups; "
+            "use max_groups with a spacing"
+        )
+    split = _split(config, train, test, heldout_column, _stream(config, "heldout"))
+    sides = {"train": _side(config, train, split.train, "train"), "test": _side(config, test, split.test, "test")}
+    frames = sides["train"].frames
     return View(
-        train=FrameSet(frames, train_groups.groups),
-        test=FrameSet(split.test, test_groups.groups),
+        train=FrameSet(frames, sides["train"].grouping.groups),
+        test=FrameSet(sides["test"].frames, sides["test"].grouping.groups),
         heldout=split.heldout,
         normalization=measure_normalization(
             train.amplitude, frames, train.probe, photons_per_intensity=train.photons_per_intensity
         ),
+        # All test frames of the split, not those of the view: a region is the same for every view of a scan.
         score_regions=_score_regions(config, test, split.test),
-        metadata=_facts(config, train, test, split, frames, train_groups),
+        metadata=_facts(config, train, test, split, sides),
     )
+
+
+def _stream(config: PrepareConfig, name: str) -> np.random.Generator:
+    """Return a random stream: of its own seed where the configuration gives one, else of `data_seed`."""
+    own = {"subsample": config.subsample_seed, "group": config.grouping_seed, "group_test": config.grouping_seed}.get(
+        name
+    )
+    return np.random.default_rng([config.data_seed if own is None else own, STREAMS[name]])
+
+
+def _side(config: PrepareConfig, scan: Scan, available: Int64[np.ndarray, "m"], side: str) -> Side:
+    """Return the frames and groups of one side, with the reports on them.
+
+    Raises:
+        ContractError: too few frames or groups, or a share that geometry does not allow; names the side.
+    """
+    # The same streams on both sides: with the split `none`, train and test stay the same frames.
+    kept = keep_share(available, config.s_img, _stream(config, "subsample"))
+    if side == "train":
+        kept = _subsample(kept, config.n_subsample, _stream(config, "subsample"))
+    try:
+        frames, grouping, spacing = _chosen(config, scan, kept, "group" if side == "train" else "group_test")
+    except ContractError as error:
+        raise ContractError(f"{side} side: {error}") from error
+    diameter = 0.6 * scan.n if config.probe_diameter_px is None else config.probe_diameter_px
+    measures = {
+        "metrics_version": "1.0",
+        "gridsize": config.gridsize,
+        "s_img": config.s_img,
+        "n_groups": config.n_groups if side == "train" else None,
+        "neighbor_count": AVERAGED_NEIGHBOURS,
+        "probe_diameter_px": diameter,
+        "rng_seed_subsample": config.data_seed if config.subsample_seed is None else config.subsample_seed,
+        **overlap_measures(scan.positions_rc_px, grouping.groups, scan.scan_index, probe_diameter_px=diameter),
+        "n_images_total": len(available),
+        "n_images_subsampled": len(kept),
+        **{
+            name: spacing[name] for name in ("acceptance_rate", "geometry_acceptance_bound", "effective_min_acceptance")
+        },
+    }
+    return Side(frames, grouping, spacing, measures)
+
+
+def _chosen(
+    config: PrepareConfig, scan: Scan, kept: Int64[np.ndarray, "m"], stream: str
+) -> tuple[Int64[np.ndarray, "k"], Grouping, dict[str, Any]]:
+    """Return the frames of the groups that obey the spacing rule, how they are read, and the report of the rule."""
+    spaced = config.min_spacing_px is not None
+    gridsize = (config.view_gridsize if spaced else None) or config.gridsize
+    grouping = _grouped(config, scan, kept, gridsize, "group" if spaced else stream)
+    selected, report = space_groups(
+        group_centres(scan.positions_rc_px, grouping.groups),
+        scan.scan_index[grouping.groups[:, 0]],
+        min_spacing_px=config.min_spacing_px,
+        n_members=gridsize**2,
+        max_groups=config.max_groups,
+        min_acceptance=config.min_acceptance,
+    )
+    if not spaced:
+        return kept, grouping, report
+    groups = grouping.groups[selected]
+    members = np.unique(groups)
+    if config.gridsize == gridsize:
+        return members, Grouping(groups, grouping.branch), report
+    return members, _grouped(config, scan, members, config.gridsize, stream), report
+
+
+def _grouped(config: PrepareConfig, scan: Scan, frames: Int64[np.ndarray, "m"], gridsize: int, stream: str) -> Grouping:
+    """Return groups of frames. Every test frame seeds one: the whole side is reconstructed, whatever the train groups are."""
+    return group_frames(
+        frames, scan.positions_rc_px, scan.scan_index, rng=_stream(config, stream),
+        gridsize=gridsize, n_neighbors=config.n_neighbors, include_seed=config.include_seed,
+        n_groups=config.n_groups if stream == "group" else None,
+        seed_sampling=config.seed_sampling, oversample=config.oversample,
+    )  # fmt: skip
 
 
 def _split(
@@ -177,20 +278,20 @@ def _score_regions(config: PrepareConfig, test: Scan, frames: Int64[np.ndarray, 
     return tuple(regions)
 
 
-def _facts(
-    config: PrepareConfig, train: Scan, test: Scan, split: Split, frames: Int64[np.ndarray, "m"], grouping: Grouping
-) -> dict[str, Any]:
-    """Return what the view's metadata say about split and grouping."""
-    same = config.split == "region"
-    distance = train_test_distance(train.positions_rc_px[frames], test.positions_rc_px[split.test]) if same else None
-    if same and distance is not None and distance < split.facts["guard_px"] - 1e-9:
+def _facts(config: PrepareConfig, train: Scan, test: Scan, split: Split, sides: dict[str, Side]) -> dict[str, Any]:
+    """Return what the view's metadata say about split, spacing, grouping and overlap."""
+    train_rc_px = train.positions_rc_px[sides["train"].frames]
+    test_rc_px = test.positions_rc_px[sides["test"].frames]
+    distance = train_test_distance(train_rc_px, test_rc_px) if config.split == "region" else None
+    if distance is not None and distance < split.facts["guard_px"] - 1e-9:
         raise ContractError(
             f"train and test positions come as close as {distance:.2f} px, guard_px is {split.facts['guard_px']:g}"
         )
+    grouping = sides["train"].grouping
     return {
         "split": {**split.facts, "min_train_test_distance_px": distance},
-        "n_train_frames": len(frames),
-        "n_test_frames": len(split.test),
+        "n_train_frames": len(train_rc_px),
+        "n_test_frames": len(test_rc_px),
         "n_heldout_frames": len(split.heldout),
         "grouping": {
             "branch": grouping.branch,
@@ -200,8 +301,16 @@ def _facts(
             "include_seed": config.include_seed,
             "seed_sampling": config.seed_sampling,
             "data_seed": config.data_seed,
+            "grouping_seed": config.grouping_seed,
         },
-        "spacing_train": spacing_facts(train.positions_rc_px[frames]),
-        "spacing_test": spacing_facts(test.positions_rc_px[split.test]),
+        "spacing_rule": {
+            "min_spacing_px": config.min_spacing_px,
+            "view_gridsize": config.view_gridsize or config.gridsize,
+            "max_groups": config.max_groups,
+        },
+        "group_spacing": {name: side.spacing for name, side in sides.items()},
+        "overlap": {name: side.measures for name, side in sides.items()},
+        "spacing_train": spacing_facts(train_rc_px),
+        "spacing_test": spacing_facts(test_rc_px),
         "object_role": test.object_role,
     }

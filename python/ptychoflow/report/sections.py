@@ -58,6 +58,8 @@ class ReportInput:
         comparisons: comparison.json by condition.
         pictures: PNG bytes by condition and file name, as comparison.json calls them.
         curves: PNG bytes of loss curves by run id.
+        bundles: metrics_bundle.json of PREPARE by view id, as far as they arrived.
+        study_pictures: PNG bytes of dose and overlap curves by file name, as `study_curves.study_pictures` draws them.
         versions: versions by package, `code_rev` among them.
         notes: what did not fit the plan.
         min_success: fewest ok runs for success.
@@ -69,6 +71,8 @@ class ReportInput:
     comparisons: Mapping[str, Json] = field(default_factory=dict)
     pictures: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
     curves: Mapping[str, bytes] = field(default_factory=dict)
+    bundles: Mapping[str, Json] = field(default_factory=dict)
+    study_pictures: Mapping[str, bytes] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     min_success: int = 1
@@ -220,10 +224,10 @@ def _section(
         documents.append(reference)
     records = {key: score for document in documents for key, score in scores_of(document).items()}
     keys = [key for key in records if any(arm.cells.get(key, NO_CELL).value is not None for arm in arms)]
-    headline = [_column(title, key, records[key]) for title, key in HEADLINE if key in keys]
+    headline = [column_of(title, key, records[key]) for title, key in HEADLINE if key in keys]
     if any(column.key[1] == "heldout" for column in headline):  # frames nobody read say more than those of the test set
         headline = [column for column in headline if column.key[:2] != ("consistency", "test")]
-    columns = [_column(_title(key), key, records[key]) for key in keys]
+    columns = [column_of(_title(key), key, records[key]) for key in keys]
     return Section(
         name=name,
         facts=facts_of(given.plan, name),
@@ -249,7 +253,7 @@ def _arm(row: ArmRow, runs: Sequence[Outcome], leaders: set[tuple[Key, str]]) ->
     cells = {}
     for key, values in row.scores.items():
         statuses = [str(table[key].get("status") or "") for table in tables if key in table]
-        words = _status_words([status for status in statuses if status])
+        words = status_words([status for status in statuses if status])
         if row.units.get(key) == "px" and pixel_size and values.mean is not None:
             words = "; ".join([f"{show(values.mean * float(pixel_size) * 1e9)} nm", *([words] if words else [])])
         flat = key[2] == "contrast_ratio" and values.mean is not None and values.mean < least
@@ -265,7 +269,7 @@ def _own(condition: str, reference: Json) -> Arm:
     return Arm(label, {key: Cell(values) for key, values in scores.items()}, row, own=True)
 
 
-def _status_words(statuses: Sequence[str]) -> str:
+def status_words(statuses: Sequence[str]) -> str:
     """Return how many runs' curves do not cross their threshold, and how."""
     counted = Counter(status for status in statuses if status in STATUS_WORDS)
     if list(counted.values()) == [len(statuses)]:
@@ -273,7 +277,8 @@ def _status_words(statuses: Sequence[str]) -> str:
     return ", ".join(f"{STATUS_WORDS[status]} in {count} of {len(statuses)}" for status, count in counted.items())
 
 
-def _column(title: str, key: Key, score: Json) -> Column:
+def column_of(title: str, key: Key, score: Json) -> Column:
+    """Return the column of a score, with unit, direction and settings as one of its values has them."""
     unit = str(score.get("unit") or "1")
     settings = ", ".join(
         f"{name} {value if isinstance(value, str) else format(value, 'g')}"

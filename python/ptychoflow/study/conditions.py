@@ -1,22 +1,25 @@
 """Conditions: a train scan and a test scan that belong together, from a samplesheet, a study file or a base file.
 
-A condition is the set of runs that are compared with each other. Its id is `<scan>_d<dose>_<view>`; parts that do not vary
-are left out.
+A condition is the set of runs that are compared with each other: one pair of scans at one dose, through one view. Its id is
+`<scan>_d<dose>_<view>`; parts that do not vary are left out.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field, replace
 from pathlib import PurePath
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from ptychoflow.config import STRICT, IngestConfig, SimulateConfig
-from ptychoflow.errors import UsageError
+from ptychoflow.config import STRICT, Count, IngestConfig, SimulateConfig
+from ptychoflow.errors import UsageError, nearest
 from ptychoflow.study.parameters import CONFIG_FIELDS, ROLE_FIELDS, Parameters, complete, options
 from ptychoflow.study.samplesheet import Identifier, ReconRow, Sheet, SheetRow, check_rows, repeated_ids
+
+ALL = "all"
+"""The view that keeps every frame."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -32,12 +35,33 @@ class StudyScan:
 
 
 @dataclass(frozen=True, config=STRICT)
+class ViewSpec:
+    """One view of a study file: which frames and groups of a scan every arm of a condition reads.
+
+    What it leaves open is decided by the parameters of the same names.
+    """
+
+    overlap: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Largest overlap f of neighbouring groups, as a share of the frame: their centres keep S = (1 - f) N (study 1)."""
+    s_img: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the frames of each side that is kept."""
+    max_groups: Count | None = None
+    """Most spaced groups of each side."""
+
+
+@dataclass(frozen=True, config=STRICT)
 class StudyFile:
-    """A study file: parameters, and the scans to simulate (none: they come from a sheet or a base file)."""
+    """A study file: parameters, views, and the scans to simulate (none: they come from a sheet or a base file)."""
 
     description: str
     params: dict[str, Any] = field(default_factory=dict)
+    presets: dict[Identifier, dict[str, Any]] = field(default_factory=dict)
+    """Parameters for other sizes of the study, chosen by `--preset`."""
+    views: dict[Identifier, ViewSpec] = field(default_factory=dict)
+    """Views beside `all`, which keeps every frame."""
     datasets: tuple[StudyScan, ...] = ()
+    stand_in: bool = False
+    """The scans stand in for the ones that a base file gives: with `--base` its object and probe take their place."""
 
 
 @plain_dataclass(frozen=True)
@@ -61,7 +85,7 @@ class Condition:
     test: Dataset
     split: str
     heldout: str | float | list[int] | None
-    view: str = "all"
+    view: str = ALL
 
     @property
     def has_truth(self) -> bool:
@@ -125,15 +149,18 @@ def ingest_entry(name: str, row: SheetRow | ReconRow, parameters: Parameters) ->
 
 
 def from_base(base: str, parameters: Parameters) -> tuple[list[Condition], list[str]]:
-    """Return the conditions of one object and probe: its own positions, or a raster or random scan where asked for."""
+    """Return the conditions of one object and probe: its own positions, or a raster or random scan where asked for.
+
+    What a study or its preset says of the objects that it draws itself has no meaning here.
+    """
     scan = "random" if parameters.n_frames else "raster" if parameters.step_train_px else "base"
     entry = StudyScan(
         id=_identifier(base), simulate={"kind": "base", "probe": "base", "scan": scan, "probe_smoothing_sigma_px": 0.0}
     )
-    useless = [name for name in ("size", "nimgs_train", "set_phi") if getattr(parameters, name) is not None]
-    problems = [f"--{name} has no effect with --base: the object comes from {base}" for name in useless]
-    conditions, more = from_study([entry], parameters, base=base)
-    return conditions, problems + more
+    of_the_file = replace(
+        parameters, size=None, size_cols=None, nimgs_train=None, set_phi=None, probe_smoothing_sigma_px=None
+    )
+    return from_study([entry], of_the_file, base=base)
 
 
 def _identifier(file: str) -> str:
@@ -246,18 +273,37 @@ def _split_rule(alone: bool) -> str:
 def gather_conditions(
     sheet: Sheet | None, study: StudyFile | None, parameters: Parameters
 ) -> tuple[list[Condition], list[str]]:
-    """Return the conditions of the one source of scans that was given, and every problem.
+    """Return the conditions of the one source of scans that was given, one for each view, and every problem.
 
     Args:
         sheet: measured scans.
         study: the study file; one without datasets is a preset for scans from elsewhere.
         parameters: the merged parameters; `base` is the third source.
     """
+    conditions, problems = _scans(sheet, study, parameters)
+    known = [ALL, *(study.views if study else ())]
+    problems += [
+        f"--views: unknown '{view}'{nearest(view, known)}; known are {', '.join(known)}"
+        for view in parameters.views
+        if view not in known
+    ]
+    several = len(parameters.views) > 1
+    return [
+        replace(condition, id=condition.id + (f"_{view}" if several else ""), view=view)
+        for condition in conditions
+        for view in parameters.views
+    ], problems
+
+
+def _scans(sheet: Sheet | None, study: StudyFile | None, parameters: Parameters) -> tuple[list[Condition], list[str]]:
+    """Return the conditions without their views."""
     sources = {
         f"--input {sheet.name if sheet else ''}": sheet is not None,
         f"--base {parameters.base}": parameters.base is not None,
         "--study": bool(study and study.datasets),
     }
+    if parameters.base is not None and study and study.stand_in:
+        sources.pop("--study")
     given = [source for source, is_given in sources.items() if is_given]
     if len(given) != 1:
         got = f"got {' and '.join(given)}, which each bring scans of their own" if given else "got none of them"

@@ -11,7 +11,7 @@ from typing import Any
 from ptychoflow.arms.registry import Arm, Registry
 from ptychoflow.config import EvaluateConfig, LsqmlConfig, ModelConfig, PrepareConfig, ReconstructConfig, TrainConfig
 from ptychoflow.errors import UsageError, nearest
-from ptychoflow.study.conditions import Condition, gather_conditions, read_study
+from ptychoflow.study.conditions import ALL, Condition, StudyFile, ViewSpec, gather_conditions, read_study
 from ptychoflow.study.imported import ImportedRun, from_recons
 from ptychoflow.study.parameters import (
     CONFIG_FIELDS,
@@ -25,7 +25,6 @@ from ptychoflow.study.parameters import (
 from ptychoflow.study.samplesheet import Sheet
 
 SCHEMA_VERSION = 1
-VIEWS = ["all"]
 STARTS = ["start", "evaluate"]
 """What `--from` takes: the whole flow, or the scoring of reconstructions that are there."""
 
@@ -64,9 +63,10 @@ def make_plan(
         UsageError: naming everything that is wrong.
     """
     study_file = read_study(study) if study is not None else None
-    preset = study_file.params if study_file else {}
     asked = {name: value for name, value in given.items() if value is not None}
-    parameters, problems = read_parameters({k: v for k, v in asked.items() if k != "from"}, preset)
+    preset, problems = _preset(study_file, asked.get("preset"))
+    parameters, more = read_parameters({k: v for k, v in asked.items() if k != "from"}, preset)
+    problems += more
     start = asked.get("from", "start")
     if start not in STARTS:
         problems.append(f"--from: unknown '{start}'{nearest(str(start), STARTS)}; known are {', '.join(STARTS)}")
@@ -90,7 +90,19 @@ def make_plan(
     problems += _contradictions(asked, parameters, arms)
     if problems:
         raise UsageError(_together(problems))
-    return _expand(conditions, arms, parameters, asked)
+    return _expand(conditions, arms, parameters, asked, study_file.views if study_file else {})
+
+
+def _preset(study: StudyFile | None, name: str | None) -> tuple[dict[str, Any], list[str]]:
+    """Return the parameters that the study sets, those of the preset before its general ones."""
+    params = dict(study.params) if study else {}
+    if name is None:
+        return params, []
+    known = list(study.presets) if study else []
+    if study is None or name not in study.presets:
+        listed = f"known are {', '.join(known)}" if known else "the study has none"
+        return params, [f"--preset: unknown '{name}'{nearest(str(name), known) if known else ''}; {listed}"]
+    return {**params, **study.presets[name]}, []
 
 
 def _together(problems: Sequence[str]) -> str:
@@ -110,12 +122,15 @@ def _for_simulated_only(names: Collection[str], sheet: Sheet) -> list[str]:
     return problems
 
 
-def _without_effect(asked: Collection[str], conditions: Sequence[Condition]) -> list[str]:
+def _without_effect(asked: Mapping[str, Any], conditions: Sequence[Condition]) -> list[str]:
     """Return the parameters that would change nothing: who gives them expects something that will not happen."""
     problems = []
     if conditions and all(condition.has_truth and condition.train == condition.test for condition in conditions):
         names = sorted({"nimgs_test", "step_test_px"}.intersection(asked))
         problems += [f"--{name} has no effect: no scan of this study is for testing only" for name in names]
+    if "base" in asked:
+        names = sorted({"size", "size_cols", "nimgs_train", "set_phi", "probe_smoothing_sigma_px"}.intersection(asked))
+        problems += [f"--{name} has no effect with --base: the object comes from {asked['base']}" for name in names]
     if conditions and not any(condition.split == "region" for condition in conditions):
         problems += [
             f"--{name} has no effect without --split region" for name in sorted(REGION_ONLY.intersection(asked))
@@ -125,15 +140,15 @@ def _without_effect(asked: Collection[str], conditions: Sequence[Condition]) -> 
 
 def _contradictions(asked: Collection[str], parameters: Parameters, arms: Sequence[Arm]) -> list[str]:
     """Return the options that exclude each other, or that leave nothing to do."""
-    problems = [
-        f"--views: unknown '{view}'{nearest(view, VIEWS)}; known are all"
-        for view in parameters.views
-        if view not in VIEWS
-    ]
+    problems = []
     steps = [name for name in ("step_train_px", "step_test_px") if name in asked]
     if "n_frames" in asked and steps:
         problems.append(f"--n_frames asks for a random scan, --{steps[0]} for a raster; leave one of them out")
     prepare = complete(PrepareConfig, options(parameters, CONFIG_FIELDS[PrepareConfig]), what="grouping")
+    if parameters.n_groups and parameters.min_spacing_px:
+        problems.append("--n_groups and --min_spacing_px both choose groups; use --max_groups with a spacing")
+    if parameters.n_subsample and parameters.s_img:
+        problems.append("--n_subsample and --s_img both choose frames; leave one of them out")
     members = max(parameters.gridsizes) ** 2
     if members > 1 and prepare["n_neighbors"] < members:
         problems.append(
@@ -150,14 +165,19 @@ def _contradictions(asked: Collection[str], parameters: Parameters, arms: Sequen
 
 
 def _expand(
-    conditions: Sequence[Condition], arms: Sequence[Arm], parameters: Parameters, asked: dict[str, Any]
+    conditions: Sequence[Condition],
+    arms: Sequence[Arm],
+    parameters: Parameters,
+    asked: dict[str, Any],
+    specs: Mapping[str, ViewSpec],
 ) -> Plan:
-    gridsizes = sorted(parameters.gridsizes)
     views: dict[str, dict[str, Any]] = {}
     runs: list[dict[str, Any]] = []
     skipped: list[dict[str, Any]] = []
     used: dict[str, Condition] = {}
     for condition in conditions:
+        gridsizes = _gridsizes(condition, parameters)
+        spec = specs.get(condition.view, ViewSpec())
         for arm in arms:
             # A reconstruction without training is one run: its frames do not depend on gridsize or training seed.
             once = arm.kind == "iterative"
@@ -172,9 +192,12 @@ def _expand(
                         guard_px=condition.test.n if parameters.guard_px is None else parameters.guard_px,
                     )
                     if reason:
-                        skipped.append({**row, "reason": reason})
+                        facts = {"kind": arm.kind, "backend": arm.backend, "gridsize": gridsize}
+                        scans = {"train": condition.train.id, "test": condition.test.id}
+                        origin = {"dose": condition.test.dose, "view_name": condition.view}
+                        skipped.append({**row, **facts, **scans, **origin, "reason": reason})
                         continue
-                    view = _view(condition, gridsize, parameters)
+                    view = _view(condition, gridsize, parameters, spec)
                     views[view["id"]] = view
                     used[condition.id] = condition
                     runs.append({**row, **_run(condition, arm, gridsize, view["id"], parameters)})
@@ -189,7 +212,7 @@ def _expand_imported(imports: Sequence[ImportedRun], arm: Arm, parameters: Param
         condition = one.condition
         key = (condition.id, one.view)
         if key not in views:
-            view = _view(condition, 1, parameters)
+            view = _view(condition, 1, parameters, ViewSpec())
             own = sum(name == condition.id for name, _ in views) + 1
             views[key] = (
                 view
@@ -224,11 +247,28 @@ def _row(condition: Condition, arm: Arm, gridsize: int, seed: int) -> dict[str, 
     return {"run_id": run_id, "condition": condition.id, "label": label, "arm": arm.id, "seed": seed}
 
 
-def _view(condition: Condition, gridsize: int, parameters: Parameters) -> dict[str, Any]:
+def _gridsizes(condition: Condition, parameters: Parameters) -> list[int]:
+    """Return the gridsizes that meet a condition's view; in the specified matrix one each (study 2.1)."""
+    gridsizes = sorted(parameters.gridsizes)
+    if parameters.matrix != "specified":
+        return gridsizes
+    return gridsizes[:1] if condition.view == ALL else gridsizes[-1:]
+
+
+def _view(condition: Condition, gridsize: int, parameters: Parameters, spec: ViewSpec) -> dict[str, Any]:
+    """Return PREPARE's entry: parameters < the view's own values. All gridsizes of a condition read the same frames."""
     values = {
         **options(parameters, CONFIG_FIELDS[PrepareConfig]),
+        **{
+            name: value for name, value in (("s_img", spec.s_img), ("max_groups", spec.max_groups)) if value is not None
+        },
         **{"split": condition.split, "heldout": condition.heldout, "gridsize": gridsize},
     }
+    if spec.overlap is not None:
+        # Rounded, so that 0.7 and 128 px give 38.4 px and not the neighbouring float.
+        values["min_spacing_px"] = round((1 - spec.overlap) * condition.test.n, 9)
+    if "min_spacing_px" in values:
+        values["view_gridsize"] = max(parameters.gridsizes)
     view_id = f"{condition.id}__gs{gridsize}"
     return {
         "id": view_id,
