@@ -1,0 +1,1 @@
+"""Stand-ins for programs that ptychoflow drives and does not contain."""
