@@ -3,10 +3,10 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-machines lint evidence bench lock clean
+.PHONY: help setup demo test test-fast test-machines lint images smoke evidence bench lock clean
 
 PYTHON_RUN := PYTHONPATH=python .venv/bin/python
-SHELL_FILES := $(wildcard tools/*.sh bin/* .ci/run)
+SHELL_FILES := $(wildcard tools/*.sh bin/* .ci/run containers/*.sh tests/infra/*.sh)
 UV_COMPILE := ../.venv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --no-header $(UPGRADE)
 
@@ -27,9 +27,9 @@ test: setup  ## all tests: unit, TensorFlow and pipeline, with the number that r
 	@bash tools/test.sh
 
 test-fast: setup  ## the tests that take less than a minute together
-	@.venv/bin/python -m pytest -m "not slow and not pipeline and not browser and not tensorflow"
+	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --maxprocesses 4 -m "not slow and not pipeline and not browser and not tensorflow and not docker"
 
-test-machines: setup  ## the tests that need more of the machine: a browser (Debian's chromium, installed if root and absent)
+test-machines: setup  ## the tests that need more of the machine: a browser and Docker (Debian's packages, installed if root and absent)
 	@bash tools/test.sh machines
 
 lint: setup  ## ruff, mypy, the layers of the package, shellcheck
@@ -38,6 +38,14 @@ lint: setup  ## ruff, mypy, the layers of the package, shellcheck
 	@.venv/bin/mypy
 	@PYTHONPATH=python .venv/bin/lint-imports
 	@.venv/bin/shellcheck -x $(SHELL_FILES)
+	@.venv/bin/hadolint containers/*/Dockerfile
+
+images:  ## build the container images cpu and cuda (options: containers/build.sh)
+	@bash containers/build.sh all
+
+smoke:  ## check both images where they will run: unknown user, read-only, no network
+	@version=$$(sed -n 's/^__version__ = "\(.*\)"$$/\1/p' python/ptychoflow/__init__.py); \
+		for name in cpu cuda; do bash containers/smoke.sh "$${IMAGE_PREFIX:-ptychoflow}/$$name:$$version"; done
 
 evidence: setup  ## rerun the measured results quoted in docs/evidence (an hour or more)
 	@$(PYTHON_RUN) tools/evidence.py
@@ -48,6 +56,8 @@ bench: setup  ## print the speed of each stage, beside its bound where it has on
 lock: setup  ## resolve requirements/*.in anew into the lock files; UPGRADE=--upgrade takes newer versions
 	@cd requirements && $(UV_COMPILE) uv.in -o uv.lock
 	@cd requirements && $(UV_COMPILE) cpu.in -o cpu.lock
+	@cd requirements && $(UV_COMPILE) -c cpu.lock light.in -o light.lock
+	@cd requirements && $(UV_COMPILE) -c cpu.lock cuda.in -o cuda.lock
 	@cd requirements && $(UV_COMPILE) -c cpu.lock dev.in -o dev.lock
 
 clean:  ## delete caches and work folders; keeps .venv, the launcher and results

@@ -8,6 +8,7 @@
 // Channels hold [key, ...] with a String key wherever they are joined; a process takes one of them, all else are values.
 
 include { PLAN          } from './modules/plan'
+include { CHECK_DEVICE  } from './modules/check_device'
 include { SIMULATE      } from './modules/simulate'
 include { INGEST        } from './modules/ingest'
 include { PREPARE       } from './modules/prepare'
@@ -202,7 +203,14 @@ workflow PTYCHOFLOW {
         .combine(VIEWS.out.views, by: 0)
         .map { _view_id, meta, run, train_scan, test_scan, view -> [meta.id, meta, run, train_scan, test_scan, view] }
 
-    ARMS(ch_jobs, device, code_rev)
+    // A GPU that was asked for is tried once, before the first arm.
+    ch_device = channel.value(device)
+    if( settings.use_gpu ) {
+        CHECK_DEVICE(device, code_rev)
+        ch_device = CHECK_DEVICE.out.device
+    }
+
+    ARMS(ch_jobs, ch_device, code_rev)
     SCORES(ch_plan, ch_jobs, ARMS.out.recons, code_rev)
 
     // Fan-in of whatever arrived, in the order of ids. toSortedList gives [] where collect would give nothing at all.

@@ -6,7 +6,7 @@ process COLLECT {
     input:
     path plan
     path statuses, stageAs: 'statuses/?/*'
-    path metrics, stageAs: 'metrics/?/*'
+    path metrics, stageAs: 'scored/?/*'
     path comparisons, stageAs: 'comparisons/?/*'
     tuple val(history_ids), path(curves, stageAs: 'curves/?/*')
     path train_manifests, stageAs: 'train_manifests/?/*'
@@ -52,7 +52,7 @@ process COLLECT {
     printf 'run_id\\tstate\\treason\\n' > run_status.tsv
     for id in \$(grep -o '"run_id": "[^"]*"' ${plan} | cut -d'"' -f4 | sort -u); do
         state=missing
-        if grep -qs "\\"\$id\\"" metrics/*/metrics.json; then state=ok; fi
+        if grep -qs "\\"\$id\\"" scored/*/metrics.json; then state=ok; fi
         printf '%s\\t%s\\t\\n' "\$id" "\$state" >> run_status.tsv
     done
     echo 'run_id' | tee metrics.csv statistics.csv comparisons.csv > /dev/null

@@ -21,6 +21,8 @@ app = typer.Typer(
     "these commands; each also works alone. Exit codes: 0 done, 64 usage, 65 bad input, 69 unavailable, 70 numerical failure, "
     "75 try again, 77 out of device memory.",
 )
+ptychovit = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The external model ptycho-vit.")
+app.add_typer(ptychovit, name="ptychovit")
 
 Out = Annotated[Path, typer.Option(help="Folder for the outputs.")]
 CodeRev = Annotated[str | None, typer.Option(help="Refuse to run unless the package has this code revision.")]
@@ -505,6 +507,46 @@ def export_view(
         view=view, train_scan=train_scan, test_scan=test_scan, grouped=grouped, name=name, out_dir=out
     ):
         print(path)
+
+
+@app.command("export-pair")
+def export_pair(
+    scan: InputFile,
+    view: OptionalFile = None,
+    object_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--object",
+            exists=True,
+            dir_okay=False,
+            help="recon.npz whose object stands in for a scan without one, at its stored origin.",
+        ),
+    ] = None,
+    name: Annotated[str, typer.Option(help="Object name, first part of the file names.")] = "scan",
+    out: Out = Path(),
+    code_rev: CodeRev = None,
+) -> None:
+    """Write the pairs of HDF5 files that ptycho-vit reads: the view's test frames, or all; frames of 256 px."""
+    _start(out, code_rev)
+    from ptychoflow.commands import export_pair as command
+
+    for path in command.run(scan=scan, view=view, object_file=object_file, name=name, out_dir=out):
+        print(path)
+
+
+@ptychovit.command("validate")
+def ptychovit_validate(
+    folder: Annotated[
+        Path, typer.Argument(exists=True, file_okay=False, help="Folder with NAME_dp.hdf5, NAME_para.hdf5.")
+    ],
+    training: Annotated[
+        bool, typer.Option(help="The pairs are for training: a wrong probe scale is then an error.")
+    ] = False,
+) -> None:
+    """Check pairs against the contract of the external checkout: every violation, with its remedy."""
+    from ptychoflow.commands import ptychovit_validate as command
+
+    print(command.run(folder, training=training))
 
 
 @app.command("check-device")

@@ -3,9 +3,9 @@
 import time
 
 import pytest
+from tests.plan_cases import REGISTRY, only, study, usage_error
 
 from ptychoflow.study.plan import make_plan
-from tests.plan_cases import REGISTRY, only, study, usage_error
 
 DESIGN = study("fly64_dose_overlap")
 

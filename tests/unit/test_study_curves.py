@@ -364,6 +364,9 @@ def test_a_missing_value_breaks_the_line_and_is_a_cross(tmp_path, drawn):
     assert (cross.get_xdata()[0], cross.get_ydata()[0], cross.get_marker()) == (1e4, 0.0, "x")
     legend = [text.get_text() for text in drawn[0].legends[0].get_texts()]
     assert legend == ["lsqml", "pinn_gs1", "pinn_gs2", "no value: see the table"]
+    # The same over overlap, where names of views are placed beside lines with a gap.
+    draw(curve(study_of(replace(given, found=found)), "overlap"), tmp_path / "x.png")
+    assert np.isnan(lines(drawn[-1].axes[1], "pinn_gs2")[0].get_ydata()).any()
 
 
 def test_overlap_is_that_of_the_test_side(tmp_path, study, drawn):

@@ -138,11 +138,13 @@ def write_notes(figure: Figure, notes: Sequence[Note]) -> None:
 
 
 def _drawn(axes: Axes) -> Any:
-    """Return points along all lines of the axes, about a pixel apart, px."""
+    """Return points along all lines of the axes, about a pixel apart, px; a line is broken where a value is missing."""
     found = []
     for line in axes.get_lines():
         corners = axes.transData.transform(line.get_xydata())
         for start, end in itertools.pairwise(corners):
+            if not np.isfinite([start, end]).all():
+                continue
             steps = max(2, int(np.hypot(*(end - start))))
             found.append(start + np.linspace(0, 1, steps)[:, None] * (end - start))
     return np.concatenate(found) if found else np.zeros((0, 2))

@@ -173,7 +173,9 @@ def _view_contradictions(study: StudyFile | None, parameters: Parameters) -> lis
         if spec.overlap is not None and parameters.n_groups:
             problems.append(f"view '{name}' keeps a spacing, and --n_groups chooses groups too; use --max_groups")
         if spec.s_img is not None and parameters.n_subsample:
-            problems.append(f"view '{name}' keeps a share of the frames, and --n_subsample another number; leave it out")
+            problems.append(
+                f"view '{name}' keeps a share of the frames, and --n_subsample another number; leave it out"
+            )
     return problems
 
 
