@@ -80,13 +80,13 @@ def launcher() -> str | None:
 
 
 @pytest.fixture(scope="session")
-def nextflow():
-    """Return `call(folder, *arguments)`, which runs Nextflow with `folder` as launch folder and its own NXF_HOME."""
+def start_nextflow():
+    """Return `start(folder, *arguments)`, which starts Nextflow in a session of its own, with `folder` as launch folder."""
     command = launcher()
     if command is None:
         pytest.skip("no Nextflow: run `make setup`, or set NEXTFLOW")
 
-    def call(folder: Path, *arguments: object) -> Launch:
+    def start(folder: Path, *arguments: object) -> subprocess.Popen[str]:
         folder.mkdir(parents=True, exist_ok=True)
         environment = os.environ | {
             "NXF_HOME": str(folder / ".nxf_home"),
@@ -96,10 +96,20 @@ def nextflow():
             "NXF_ANSI_LOG": "false",
             "PTYCHOFLOW_PYTHON": sys.executable,
         }
-        with subprocess.Popen(
+        return subprocess.Popen(
             [command, *map(str, arguments)], cwd=folder, env=environment, text=True, start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        ) as process:  # fmt: skip
+        )  # fmt: skip
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def nextflow(start_nextflow):
+    """Return `call(folder, *arguments)`, which runs Nextflow to its end."""
+
+    def call(folder: Path, *arguments: object) -> Launch:
+        with start_nextflow(folder, *arguments) as process:
             try:
                 text, _ = process.communicate(timeout=LIMIT_S)
             except subprocess.TimeoutExpired:

@@ -75,6 +75,14 @@ def test_seeds_are_those_of_the_design_and_never_of_the_data():
     assert only(made.views)["config"]["data_seed"] == 42
 
 
+def test_more_doses_and_views_leave_the_ids_of_the_others_as_they_are():
+    """What -resume finds again: run ids and dataset entries of one dose are the same beside another."""
+    one, two = plan(doses="1e4", views="dense"), plan(doses="1e4,1e5", views="dense,sparse")
+    assert {run["run_id"] for run in one.runs} < {run["run_id"] for run in two.runs}
+    assert all(entry in two.datasets for entry in one.datasets)
+    assert all(entry in two.views for entry in one.views)
+
+
 def test_a_preset_lies_between_the_study_and_what_is_given():
     tiny = plan(preset="tiny", epochs=5)
     train = next(run for run in tiny.runs if run["kind"] == "train")["config"]["train"]
@@ -86,7 +94,7 @@ def test_a_preset_lies_between_the_study_and_what_is_given():
 def test_a_base_takes_the_place_of_the_stand_in():
     made = plan(base="recons/star.npz", views="s_img_025", doses="1e4", preset="tiny")
     dataset = only(made.datasets)
-    assert (dataset["id"], dataset["file"]) == ("star", "recons/star.npz")
+    assert (dataset["id"], dataset["file"]) == ("star_d1e4", "recons/star.npz")
     assert (dataset["config"]["kind"], dataset["config"]["probe"]) == ("base", "base")
     assert {view["config"]["s_img"] for view in made.views} == {0.25}
     assert "--size has no effect with --base" in usage_error(plan, base="star.npz", size=300)

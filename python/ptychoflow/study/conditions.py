@@ -148,7 +148,7 @@ def ingest_entry(name: str, row: SheetRow | ReconRow, parameters: Parameters) ->
     return Dataset(name, "ingest", row.scan, complete(IngestConfig, config, what=name), row.dose, n)
 
 
-def from_base(base: str, parameters: Parameters) -> tuple[list[Condition], list[str]]:
+def from_base(base: str, parameters: Parameters, *, every_dose: bool = False) -> tuple[list[Condition], list[str]]:
     """Return the conditions of one object and probe: its own positions, or a raster or random scan where asked for.
 
     What a study or its preset says of the objects that it draws itself has no meaning here.
@@ -160,7 +160,7 @@ def from_base(base: str, parameters: Parameters) -> tuple[list[Condition], list[
     of_the_file = replace(
         parameters, size=None, size_cols=None, nimgs_train=None, set_phi=None, probe_smoothing_sigma_px=None
     )
-    return from_study([entry], of_the_file, base=base)
+    return from_study([entry], of_the_file, base=base, every_dose=every_dose)
 
 
 def _identifier(file: str) -> str:
@@ -172,9 +172,12 @@ def _identifier(file: str) -> str:
 
 
 def from_study(
-    entries: Sequence[StudyScan], parameters: Parameters, *, base: str | None = None
+    entries: Sequence[StudyScan], parameters: Parameters, *, base: str | None = None, every_dose: bool = False
 ) -> tuple[list[Condition], list[str]]:
-    """Return the conditions of simulated scans, one for each dose, and every problem of the study."""
+    """Return the conditions of simulated scans, one for each dose, and every problem of the study.
+
+    Ids carry the dose where there are several, or always (`every_dose`).
+    """
     pairs, problems = pair_up([(f"dataset '{entry.id}'", entry) for entry in entries], what="study file")
     if len({entry.id for entry in entries}) < len(entries):
         problems.append(f"study file: dataset ids must differ, got {', '.join(entry.id for entry in entries)}")
@@ -195,7 +198,7 @@ def from_study(
                 problems.append(
                     f"study file: '{train.id}' and '{test.id}' draw the same objects; give them two object_stream"
                 )
-            mark = f"_d{dose}" if len(doses) > 1 else ""
+            mark = f"_d{dose}" if len(doses) > 1 or every_dose else ""
             first, second = (replace(dataset, id=dataset.id + mark) for dataset in made)
             conditions.append(Condition(name + mark, first, second, split, parameters.heldout))
     return conditions, list(dict.fromkeys(problems))
@@ -287,7 +290,9 @@ def gather_conditions(
         for view in parameters.views
         if view not in known
     ]
-    several = len(parameters.views) > 1
+    # A study that defines views is extended, dose by dose and view by view: its ids say both from the start, so that they
+    # stay what they are and nothing is done again.
+    several = len(parameters.views) > 1 or bool(study and study.views)
     return [
         replace(condition, id=condition.id + (f"_{view}" if several else ""), view=view)
         for condition in conditions
@@ -297,6 +302,7 @@ def gather_conditions(
 
 def _scans(sheet: Sheet | None, study: StudyFile | None, parameters: Parameters) -> tuple[list[Condition], list[str]]:
     """Return the conditions without their views."""
+    every_dose = bool(study and study.views)
     sources = {
         f"--input {sheet.name if sheet else ''}": sheet is not None,
         f"--base {parameters.base}": parameters.base is not None,
@@ -311,5 +317,5 @@ def _scans(sheet: Sheet | None, study: StudyFile | None, parameters: Parameters)
     if sheet is not None:
         return from_sheet(sheet, parameters)
     if parameters.base is not None:
-        return from_base(parameters.base, parameters)
-    return from_study(study.datasets if study else (), parameters)
+        return from_base(parameters.base, parameters, every_dose=every_dose)
+    return from_study(study.datasets if study else (), parameters, every_dose=every_dose)
