@@ -1,4 +1,4 @@
-"""The layers that need more of the machine: what they say where it is lacking, with doubles of apt-get and chromium."""
+"""The layers that need more of the machine: what they say where it is lacking, with doubles of apt-get, chromium and Docker's set-up."""
 
 import shutil
 import subprocess
@@ -12,7 +12,7 @@ BASICS = ("bash", "cat", "dirname", "id", "mkdir", "mktemp", "rm", "tail")
 
 
 class Machine:
-    """A checkout with two tests, one of them of the layer `browser`, and a PATH of basic commands and doubles."""
+    """A checkout with a test for each layer of machines, Docker made ready by a double, and a PATH of basic commands."""
 
     def __init__(self, home: Path):
         self.home, self.bin = home, home / "bin"
@@ -23,14 +23,19 @@ class Machine:
             assert found is not None
             (self.bin / name).symlink_to(found)
         self.script(home / "checkout" / ".venv" / "bin" / "python", f'exec "{sys.executable}" "$@"')
-        (home / "checkout" / "pytest.ini").write_text("[pytest]\nmarkers = pipeline\n  browser\n  tensorflow\n")
+        (home / "checkout" / "pytest.ini").write_text(
+            "[pytest]\nmarkers = pipeline\n  browser\n  tensorflow\n  docker\n"
+        )
         self.tests("def test_shown(): pass")
+        self.infra("docker-ready", "exit 0")
+        self.infra("docker-down", "exit 0")
         apart = home / "checkout" / "tests" / "tf" / "test_apart.py"
         apart.parent.mkdir(parents=True)
         apart.write_text("import pytest\n@pytest.mark.tensorflow\ndef test_apart(): pass\n")
 
     def tests(self, text: str) -> None:
         text = f"import pytest\ndef test_plain(): pass\n@pytest.mark.browser\n{text}\n"
+        text += "@pytest.mark.docker\ndef test_image(): pass\n"
         (self.home / "checkout" / "test_both.py").write_text(text)
 
     def script(self, path: Path, text: str) -> None:
@@ -39,6 +44,9 @@ class Machine:
         path.write_text(f"#!{shutil.which('bash')}\n{text}\n")
         path.chmod(0o755)
 
+    def infra(self, name: str, text: str) -> None:
+        self.script(self.home / "checkout" / "tests" / "infra" / f"{name}.sh", text)
+
     def double(self, name: str, text: str) -> None:
         self.script(self.bin / name, text)
 
@@ -46,6 +54,12 @@ class Machine:
         command = ["bash", str(self.home / "checkout" / "tools" / "test.sh"), *arguments]
         environment = {"PATH": str(self.bin), "HOME": str(self.home)}
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+
+def lines(done: subprocess.CompletedProcess[str]) -> tuple[str, str]:
+    """Return the lines of the layers browser and docker."""
+    browser, docker = done.stdout.splitlines()[-2:]
+    return browser, docker
 
 
 @pytest.fixture
@@ -59,7 +73,9 @@ def test_with_a_browser_its_tests_alone_run(machine: Machine) -> None:
     machine.double("chromium", "exit 1")
     done = machine.run("machines")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1].startswith("browser: ran 1 (1 passed, 0 failed, 0 skipped in")
+    browser, docker = lines(done)
+    assert browser.startswith("browser: ran 1 (1 passed, 0 failed, 0 skipped in")
+    assert docker.startswith("docker: ran 1 (1 passed, 0 failed, 0 skipped in")
     assert (machine.home / "checkout" / "results" / "tests" / "machines.txt").read_text().startswith("browser: ran 1")
 
 
@@ -68,15 +84,15 @@ def test_a_failing_browser_test_fails_the_layer(machine: Machine) -> None:
     machine.tests("def test_shown(): assert 0")
     done = machine.run("machines")
     assert done.returncode == 1
-    assert done.stdout.splitlines()[-1].startswith("browser: ran 1 (0 passed, 1 failed")
+    assert lines(done)[0].startswith("browser: ran 1 (0 passed, 1 failed")
 
 
 def test_without_a_browser_a_user_is_told_and_nothing_fails(machine: Machine) -> None:
     done = machine.run("machines")
     assert done.returncode == 0, done.stderr
-    last = done.stdout.splitlines()[-1]
-    assert last.startswith("browser: skipped: there is no chromium")
-    assert "apt-get install chromium" in last
+    browser = lines(done)[0]
+    assert browser.startswith("browser: skipped: there is no chromium")
+    assert "apt-get install chromium" in browser
 
 
 def test_root_installs_the_browser_and_says_so(machine: Machine) -> None:
@@ -87,7 +103,7 @@ def test_root_installs_the_browser_and_says_so(machine: Machine) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == "machines: installing Debian's chromium\n"
     assert "noise" not in done.stdout
-    assert done.stdout.splitlines()[-1].startswith("browser: ran 1")
+    assert lines(done)[0].startswith("browser: ran 1")
 
 
 def test_a_browser_that_root_could_not_install_fails_the_run(machine: Machine) -> None:
@@ -96,10 +112,29 @@ def test_a_browser_that_root_could_not_install_fails_the_run(machine: Machine) -
     done = machine.run("machines")
     assert done.returncode == 1
     assert "no route to the mirror" in done.stderr
-    assert done.stdout.splitlines()[-1] == "browser: skipped: apt-get could not install chromium: see above"
+    assert lines(done)[0] == "browser: skipped: apt-get could not install chromium: see above"
 
 
-def test_browser_tests_are_in_no_other_layer(machine: Machine) -> None:
+@pytest.mark.parametrize(("code", "returned"), [(77, 0), (69, 1)])
+def test_docker_that_is_not_to_be_had_is_skipped_and_fails_where_root_tried(
+    machine: Machine, code: int, returned: int
+) -> None:
+    machine.double("chromium", "exit 1")
+    machine.infra("docker-ready", f"echo 'no engine'; exit {code}")
+    done = machine.run("machines")
+    assert done.returncode == returned
+    assert lines(done)[1] == "docker: skipped: no engine"
+
+
+def test_a_user_without_an_engine_is_told_who_can_start_one(machine: Machine) -> None:
+    shutil.copy(ROOT / "tests" / "infra" / "docker-ready.sh", machine.home / "checkout" / "tests" / "infra")
+    machine.double("chromium", "exit 1")
+    done = machine.run("machines")
+    assert done.returncode == 0
+    assert lines(done)[1].startswith("docker: skipped: no Docker engine answers, and only root on Debian can start one")
+
+
+def test_tests_of_machines_are_in_no_other_layer(machine: Machine) -> None:
     done = machine.run()
     unit, tensorflow, pipeline = done.stdout.splitlines()[-3:]
     assert unit.startswith("unit: ran 1 (1 passed")

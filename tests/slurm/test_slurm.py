@@ -1,0 +1,135 @@
+"""The flow on a real Slurm: one node with two fake GPUs (tests/infra/slurm-up.sh), which schedules GPUs but hides none.
+
+Every client call has a time limit: clients wait for minutes when the controller is gone.
+"""
+
+import csv
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from background_launch import ROOT, start, wait_for
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+
+# Polling as often as a test wants it; a vanished job is believed after 10 s instead of 270.
+QUICK = "executor { pollInterval = '1 sec'; queueStatInterval = '1 sec'; exitReadTimeout = '10 sec' }\n"
+RECORD = "echo GPU=${CUDA_VISIBLE_DEVICES-unset} CPUS=$SLURM_CPUS_ON_NODE > .command.gpu"
+
+
+def client(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+
+
+@pytest.fixture(autouse=True, scope="module")
+def slurm():
+    try:
+        nodes = client("timeout", "5", "sinfo", "-h", "-o", "%T %G")
+    except (OSError, subprocess.SubprocessError) as error:
+        pytest.skip(f"no Slurm answers ({error}): as root, tests/infra/slurm-up.sh starts one")
+    assert "gpu:fake:2" in nodes
+
+
+@pytest.fixture
+def queue(tmp_path):
+    """Return `jobs(word)`: {job id: state} of this test's jobs whose name has the word. Ends them all afterwards."""
+    held: list[str] = []
+
+    def jobs(word: str = "") -> dict[str, str]:
+        lines = client("timeout", "5", "squeue", "-h", "-a", "-o", "%i|%T|%Z|%j").splitlines()
+        rows = [line.split("|") for line in lines]
+        own = {
+            job: state for job, state, folder, name in rows if word in name and Path(folder).is_relative_to(tmp_path)
+        }
+        held.extend(own)
+        return own
+
+    yield jobs
+    jobs()
+    for job in set(held):
+        subprocess.run(["timeout", "5", "scancel", job], capture_output=True)
+
+
+def attempts(folder: Path) -> list[dict[str, str]]:
+    with (folder / "results" / "pipeline_info" / "trace.tsv").open(newline="") as stream:
+        return [row | {"process": row["process"].split(":")[-1]} for row in csv.DictReader(stream, delimiter="\t")]
+
+
+def states(folder: Path) -> set[str]:
+    with (folder / "results" / "summary" / "run_status.tsv").open(newline="") as stream:
+        return {row["state"] for row in csv.DictReader(stream, delimiter="\t")}
+
+
+def test_gpus_are_asked_for_by_gres_and_a_job_cancelled_while_pending_is_tried_again(tmp_path, queue):
+    """Both GPUs are taken first, so the arms wait in the queue, where one of them is cancelled."""
+    script = f"#!/bin/bash\ncd {tmp_path}\nsleep 300\n"
+    blocker = subprocess.run(
+        ["timeout", "5", "sbatch", "--parsable", "--gres=gpu:2", "--job-name=blocker", f"--chdir={tmp_path}", "--output=/dev/null"],
+        input=script, capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+    (tmp_path / "quick.config").write_text(QUICK + f"process.ext.before = '{RECORD}'\n")
+    options = ["-stub-run", "-profile", "slurm,gpu", "--study", "lines", "-c", "quick.config"]
+    with start(tmp_path, "run", ROOT, *options) as process:
+        try:
+            (lost,) = wait_for(lambda: [job for job, state in queue("TRAIN").items() if state == "PENDING"], 180)
+            assert re.search(r"TresPerNode=gres[:/]gpu:1", client("timeout", "5", "scontrol", "show", "job", lost))
+            client("timeout", "5", "scancel", lost)
+            wait_for(lambda: lost not in queue("TRAIN"), 20)
+            client("timeout", "5", "scancel", blocker)
+            assert process.wait(timeout=300) == 0, (tmp_path / "launch.log").read_text()
+        finally:
+            process.kill()
+    assert states(tmp_path) == {"ok"}
+    rows = attempts(tmp_path)
+    # Integer.MAX_VALUE, the exit status of a job that vanished, is `-` in the trace.
+    assert [(row["status"], row["exit"]) for row in rows if row["process"] == "TRAIN"] == [
+        ("FAILED", "-"),
+        ("COMPLETED", "0"),
+    ]
+    for row in rows:
+        if row["status"] == "COMPLETED":
+            seen = (Path(row["workdir"]) / ".command.gpu").read_text()
+            assert seen.startswith("GPU=unset") is (row["process"] not in ("TRAIN", "RECONSTRUCT", "LSQML")), (
+                row["process"],
+                seen,
+            )
+            assert "gpu_lease" not in (Path(row["workdir"]) / ".command.run").read_text()
+
+
+def test_a_cancelled_training_continues_from_its_checkpoint(tmp_path, queue):
+    """A real training, stopped by scancel: SIGTERM, and SIGKILL two seconds later (KillWait)."""
+    (tmp_path / "quick.config").write_text(QUICK)
+    options = [
+        "-profile",
+        "slurm,test",
+        "--models",
+        "pinn_torch",
+        "--epochs",
+        "6",
+        "--min_success",
+        "0",
+        "-c",
+        "quick.config",
+    ]
+    with start(tmp_path, "run", ROOT, *options) as process:
+        try:
+            (job,) = wait_for(lambda: [job for job, state in queue("TRAIN").items() if state == "RUNNING"], 240)
+            wait_for(lambda: re.search(r"epoch [2-5]", told(tmp_path)), 180)
+            client("timeout", "5", "scancel", job)
+            assert process.wait(timeout=400) == 0, (tmp_path / "launch.log").read_text()
+        finally:
+            process.kill()
+    rows = [row for row in attempts(tmp_path) if row["process"] == "TRAIN"]
+    assert [row["status"] for row in rows] == ["FAILED", "COMPLETED"]
+    # 75: the training saw the signal and said so; 143: the shell around it was quicker.
+    assert rows[0]["exit"] in ("75", "143")
+    step = re.search(r"resumed from step (\d+)", (Path(rows[1]["workdir"]) / ".command.err").read_text())
+    assert int(step.group(1)) > 0
+    assert states(tmp_path) <= {"ok", "failed"}  # so short a training may end flat
+
+
+def told(folder: Path) -> str:
+    """Return what all tasks have said so far."""
+    return "".join(path.read_text(errors="replace") for path in folder.glob("work/*/*/.command.err"))
