@@ -45,7 +45,7 @@ process COLLECT {
         ${(flags + history_flags).join(' ')}
     """
 
-    // A run is ok when its metrics arrived.
+    // A run is ok when its metrics arrived; the stub's plan has one dose and the view of all frames.
     stub:
     def loss_check = loss_reference ? "echo '{\"schema_version\": 1, \"passed\": true}' > loss_check.json" : ''
     """
@@ -62,6 +62,10 @@ process COLLECT {
         echo '{"schema_version": 1}' > "\$name.json"
     done
     ${loss_check}
+    if compgen -G 'bundles/*/*' > /dev/null; then
+        mkdir -p metrics/dose_1000000000
+        echo '{}' > metrics/dose_1000000000/all_gs1.json
+    fi
     echo '<!doctype html><title>stub</title>' > report.html
     """
 }

@@ -28,6 +28,9 @@ process PLAN {
     if( parameters.contains('"from":"evaluate"') )
         """
         mkdir planned
+        for name in run_manifest training_manifest skip_summary comparison_manifest; do
+            echo '{"schema_version": 1}' > "planned/\$name.json"
+        done
         cat > plan.json <<'PLAN'
         {"schema_version": 1,
          "datasets": [
@@ -54,6 +57,9 @@ process PLAN {
     else
         """
         mkdir planned
+        for name in run_manifest training_manifest skip_summary comparison_manifest; do
+            echo '{"schema_version": 1}' > "planned/\$name.json"
+        done
         cat > plan.json <<'PLAN'
         {"schema_version": 1,
          "datasets": [

@@ -25,9 +25,10 @@ process RECONSTRUCT {
     """
 
     stub:
+    def reassembly = run.contains('"keep_reassembly":true') ? 'tmp/torch_reassembly/reassembly_test.npz' : ''
     """
     mkdir -p tmp/torch_reassembly
-    touch recon.npz snapshots.npz tmp/torch_reassembly/reassembly_test.npz
+    touch recon.npz snapshots.npz ${reassembly}
     echo '{"schema_version": 1}' > patch_metrics.json
     echo '{"schema_version": 1, "run_id": "${meta.id}", "stage": "reconstruct", "state": "ok", "reason": null}' > status.json
     echo '{"schema_version": 1}' > manifest.json

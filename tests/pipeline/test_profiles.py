@@ -160,6 +160,7 @@ def test_profiles_of_tests(rendered):
     assert rendered["rendered"]["debug"]["dumpHashes"] == "json"
 
 
+GPU_PROCESSES = {"CHECK_DEVICE", "TRAIN", "RECONSTRUCT", "LSQML"}
 GPU_FLAG = {"docker": "--gpus all", "podman": "--device nvidia.com/gpu=all", "singularity": "--nv", "apptainer": "--nv"}
 
 
@@ -240,13 +241,13 @@ def test_images_and_gpu_options_of_a_run(nextflow, project, tmp_path, shims, eng
     calls = [line for line in shims.read_text().splitlines() if "/bin/bash" in line]
     assert len(calls) == len(launch.trace())
     arms = [line for line in calls if "ptychoflow/cuda:" in line or "ptychoflow-cuda-" in line]
-    assert len(arms) == len([row for row in launch.trace() if row["process"] in ("TRAIN", "RECONSTRUCT", "LSQML")])
+    assert len(arms) == len([row for row in launch.trace() if row["process"] in GPU_PROCESSES])
     for line in calls:
         assert (GPU_FLAG[engine] in line) is (line in arms), line
         assert f"{tmp_path}/launch/results/.checkpoints" in line or line not in arms
     for row in launch.trace():
         log = (Path(row["workdir"]) / ".command.run").read_text()
-        assert ("gpu_lease.sh" in log) is (row["process"] in ("TRAIN", "RECONSTRUCT", "LSQML"))
+        assert ("gpu_lease.sh" in log) is (row["process"] in GPU_PROCESSES)
 
 
 def test_images_are_those_of_the_lock_file(rendered):

@@ -16,6 +16,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 # Polling as often as a test wants it; a vanished job is believed after 10 s instead of 270.
 QUICK = "executor { pollInterval = '1 sec'; queueStatInterval = '1 sec'; exitReadTimeout = '10 sec' }\n"
+GPU_PROCESSES = {"CHECK_DEVICE", "TRAIN", "RECONSTRUCT", "LSQML"}
 RECORD = "echo GPU=${CUDA_VISIBLE_DEVICES-unset} CPUS=$SLURM_CPUS_ON_NODE > .command.gpu"
 
 
@@ -63,16 +64,17 @@ def states(folder: Path) -> set[str]:
 
 
 def test_gpus_are_asked_for_by_gres_and_a_job_cancelled_while_pending_is_tried_again(tmp_path, queue):
-    """Both GPUs are taken first, so the arms wait in the queue, where one of them is cancelled."""
-    script = f"#!/bin/bash\ncd {tmp_path}\nsleep 300\n"
-    blocker = subprocess.run(
-        ["timeout", "5", "sbatch", "--parsable", "--gres=gpu:2", "--job-name=blocker", f"--chdir={tmp_path}", "--output=/dev/null"],
-        input=script, capture_output=True, text=True, check=True,
-    ).stdout.strip()  # fmt: skip
-    (tmp_path / "quick.config").write_text(QUICK + f"process.ext.before = '{RECORD}'\n")
+    """Both GPUs are taken before the arms want them, so these wait in the queue, where one of them is cancelled."""
+    slow = "task.process.endsWith('SIMULATE') ? '; sleep 15' : ''"
+    (tmp_path / "quick.config").write_text(QUICK + f"process.ext.before = {{ '{RECORD}' + ({slow}) }}\n")
     options = ["-stub-run", "-profile", "slurm,gpu", "--study", "lines", "-c", "quick.config"]
     with start(tmp_path, "run", ROOT, *options) as process:
         try:
+            # CHECK_DEVICE wants a GPU as well, before everything else.
+            log = tmp_path / "launch.log"
+            wait_for(lambda: "PTYCHOFLOW:CHECK_DEVICE" in log.read_text() and not queue("CHECK_DEVICE"), 180)
+            hold = ["sbatch", "--parsable", "--gres=gpu:2", "--mem=100M", f"--chdir={tmp_path}", "--output=/dev/null"]
+            blocker = client("timeout", "5", *hold, "--wrap", "sleep 300").strip()
             (lost,) = wait_for(lambda: [job for job, state in queue("TRAIN").items() if state == "PENDING"], 180)
             assert re.search(r"TresPerNode=gres[:/]gpu:1", client("timeout", "5", "scontrol", "show", "job", lost))
             client("timeout", "5", "scancel", lost)
@@ -91,7 +93,7 @@ def test_gpus_are_asked_for_by_gres_and_a_job_cancelled_while_pending_is_tried_a
     for row in rows:
         if row["status"] == "COMPLETED":
             seen = (Path(row["workdir"]) / ".command.gpu").read_text()
-            assert seen.startswith("GPU=unset") is (row["process"] not in ("TRAIN", "RECONSTRUCT", "LSQML")), (
+            assert seen.startswith("GPU=unset") is (row["process"] not in GPU_PROCESSES), (
                 row["process"],
                 seen,
             )
