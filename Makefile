@@ -27,9 +27,9 @@ test: setup  ## all tests: unit, TensorFlow and pipeline, with the number that r
 	@bash tools/test.sh
 
 test-fast: setup  ## the tests that take less than a minute together
-	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --maxprocesses 4 -m "not slow and not pipeline and not browser and not tensorflow and not docker"
+	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --maxprocesses 4 -m "not slow and not pipeline and not browser and not tensorflow and not docker and not slurm"
 
-test-machines: setup  ## the tests that need more of the machine: a browser and Docker (Debian's packages, installed if root and absent)
+test-machines: setup  ## the tests that need more of the machine: a browser, Docker and Slurm (Debian's packages, installed if root and absent)
 	@bash tools/test.sh machines
 
 lint: setup  ## ruff, mypy, the layers of the package, shellcheck

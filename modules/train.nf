@@ -19,7 +19,7 @@ process TRAIN {
     script:
     """
     ptychoflow train --run '${run}' --train-scan ${train_scan} --view ${view} --device ${device} \\
-        --checkpoint-dir "\$PTYCHOFLOW_CHECKPOINT_DIR" --attempt ${task.attempt} --code-rev ${code_rev}
+        --checkpoint-dir "\${PTYCHOFLOW_CHECKPOINT_DIR:-checkpoints}" --attempt ${task.attempt} --code-rev ${code_rev}
     """
 
     stub:

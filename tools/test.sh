@@ -3,7 +3,7 @@
 # nothing ran has failed, unless the machine lacks what it needs and nobody could install that: it then says `skipped`.
 #
 #   tools/test.sh            unit, tensorflow and pipeline; the lines are also in results/tests/summary.txt
-#   tools/test.sh machines   what needs more of the machine: browser, docker; also in results/tests/machines.txt
+#   tools/test.sh machines   what needs more of the machine: browser, docker, slurm; also in results/tests/machines.txt
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -55,7 +55,7 @@ run_on_machine() {
 case $group in
   summary)
     # One process a core, and one thread each: most tests are small.
-    OMP_NUM_THREADS=1 run_layer unit "not pipeline and not browser and not tensorflow and not docker" -n auto --maxprocesses 4
+    OMP_NUM_THREADS=1 run_layer unit "not pipeline and not browser and not tensorflow and not docker and not slurm" -n auto --maxprocesses 4
     # A process of its own: TensorFlow and PyTorch never share one.
     run_layer tensorflow "tensorflow" tests/tf
     run_layer pipeline "pipeline" -n 2 --dist loadfile
@@ -64,6 +64,8 @@ case $group in
     run_on_machine browser "browser" tools/chromium.sh
     run_on_machine docker "docker" tests/infra/docker-ready.sh
     bash tests/infra/docker-down.sh >/dev/null || true
+    run_on_machine slurm "slurm" tests/slurm/slurm-ready.sh
+    bash tests/infra/slurm-down.sh >/dev/null || true
     ;;
   *)
     echo "tools/test.sh: expected no argument or 'machines', got '$group'" >&2

@@ -24,18 +24,20 @@ class Machine:
             (self.bin / name).symlink_to(found)
         self.script(home / "checkout" / ".venv" / "bin" / "python", f'exec "{sys.executable}" "$@"')
         (home / "checkout" / "pytest.ini").write_text(
-            "[pytest]\nmarkers = pipeline\n  browser\n  tensorflow\n  docker\n"
+            "[pytest]\nmarkers = pipeline\n  browser\n  tensorflow\n  docker\n  slurm\n"
         )
         self.tests("def test_shown(): pass")
         self.infra("docker-ready", "exit 0")
         self.infra("docker-down", "exit 0")
+        self.infra("slurm-down", "exit 0")
+        self.script(home / "checkout" / "tests" / "slurm" / "slurm-ready.sh", "exit 0")
         apart = home / "checkout" / "tests" / "tf" / "test_apart.py"
         apart.parent.mkdir(parents=True)
         apart.write_text("import pytest\n@pytest.mark.tensorflow\ndef test_apart(): pass\n")
 
     def tests(self, text: str) -> None:
         text = f"import pytest\ndef test_plain(): pass\n@pytest.mark.browser\n{text}\n"
-        text += "@pytest.mark.docker\ndef test_image(): pass\n"
+        text += "@pytest.mark.docker\ndef test_image(): pass\n@pytest.mark.slurm\ndef test_job(): pass\n"
         (self.home / "checkout" / "test_both.py").write_text(text)
 
     def script(self, path: Path, text: str) -> None:
@@ -57,8 +59,9 @@ class Machine:
 
 
 def lines(done: subprocess.CompletedProcess[str]) -> tuple[str, str]:
-    """Return the lines of the layers browser and docker."""
-    browser, docker = done.stdout.splitlines()[-2:]
+    """Return the lines of the layers browser and docker; Slurm's comes last."""
+    browser, docker, slurm = done.stdout.splitlines()[-3:]
+    assert slurm.startswith("slurm: ran 1 (1 passed")
     return browser, docker
 
 

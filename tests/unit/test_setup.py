@@ -267,7 +267,7 @@ def test_a_layer_counts_what_ran_and_fails_when_nothing_did(
     python.parent.mkdir(parents=True)
     python.write_text(f'#!/usr/bin/env bash\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = pipeline\n  browser\n  tensorflow\n  docker\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = pipeline\n  browser\n  tensorflow\n  docker\n  slurm\n")
     apart = tmp_path / "tests" / "tf" / "test_apart.py"
     apart.parent.mkdir(parents=True)
     apart.write_text("import pytest\n@pytest.mark.tensorflow\ndef test_apart(): pass\n")

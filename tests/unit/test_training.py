@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from ptychoflow.commands import reconstruct as reconstruct_command
 from ptychoflow.commands import train as train_command
 from ptychoflow.commands.simulate import simulate_scan
 from ptychoflow.config import EvaluateConfig, ModelConfig, PrepareConfig, ReconstructConfig, SimulateConfig, TrainConfig
+from ptychoflow.data import checkpoints
 from ptychoflow.data.checkpoints import CheckpointStore
 from ptychoflow.data.normalize import network_input
 from ptychoflow.data.storage import load_recon, load_scan, load_snapshots, load_view, read_json, save_scan
@@ -102,7 +104,8 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, caplog):
     assert "cannot be read" in caplog.text
 
 
-def test_only_two_checkpoints_are_kept_and_a_second_owner_is_refused(tmp_path):
+def test_only_two_checkpoints_are_kept_and_a_second_owner_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "PATIENCE_S", 0.0)
     run_quadratic(tmp_path)
     assert len(list((tmp_path / "key").glob("step-*.npz"))) == 2
     with (
@@ -111,6 +114,16 @@ def test_only_two_checkpoints_are_kept_and_a_second_owner_is_refused(tmp_path):
         CheckpointStore(tmp_path, "key"),
     ):
         pass
+
+
+def test_a_retry_waits_for_a_training_that_is_about_to_stop(tmp_path):
+    """scancel ends the shell around a training before the training itself (tests/slurm)."""
+    first = CheckpointStore(tmp_path, "key").__enter__()
+    release = threading.Timer(0.6, first.__exit__, (None, None, None))
+    release.start()
+    with CheckpointStore(tmp_path, "key"):
+        assert release.finished.is_set()
+    release.join()
 
 
 def test_nan_ends_the_training_with_a_reason(tmp_path):

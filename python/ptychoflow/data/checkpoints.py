@@ -7,6 +7,7 @@ import fcntl
 import json
 import logging
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from ptychoflow.errors import ContractError, TransientError
 logger = logging.getLogger(__name__)
 
 KEPT = 2
+PATIENCE_S = 120.0  # a step and a checkpoint of a training that was told to stop
 PROGRESS = "__progress__"
 
 
@@ -47,13 +49,19 @@ class CheckpointStore:
     def __enter__(self) -> "CheckpointStore":
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = (self.folder / "lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._lock.close()
-            raise TransientError(
-                f"another process is training this run (it holds {self.folder.name}/lock); try again"
-            ) from error
+        # A cancelled training ends its step and writes a checkpoint, while its retry may have begun.
+        last = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > last:
+                    self._lock.close()
+                    raise TransientError(
+                        f"another process is training this run (it holds {self.folder.name}/lock); try again"
+                    ) from error
+            time.sleep(0.5)
         return self
 
     def __exit__(
