@@ -1,4 +1,4 @@
-"""The layers that need more of the machine: what they say where it is lacking, with doubles of apt-get, chromium and Docker's set-up."""
+"""The layers that need more of the machine: what they say where it lacks something, with doubles of whatever sets it up."""
 
 import shutil
 import subprocess
