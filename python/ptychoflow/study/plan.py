@@ -88,10 +88,11 @@ def make_plan(
     problems += _for_simulated_only({*asked, *preset}, sheet) if sheet else []
     problems += _without_effect(asked, conditions)
     problems += _contradictions(asked, parameters, arms)
-    problems += _view_contradictions(study_file, parameters)
+    specs = study_file.views if study_file else {}
+    problems += _view_contradictions(specs, parameters)
     if problems:
         raise UsageError(_together(problems))
-    return _expand(conditions, arms, parameters, asked, study_file.views if study_file else {})
+    return _expand(conditions, arms, parameters, asked, specs)
 
 
 def _preset(study: StudyFile | None, name: str | None) -> tuple[dict[str, Any], list[str]]:
@@ -165,18 +166,17 @@ def _contradictions(asked: Collection[str], parameters: Parameters, arms: Sequen
     return problems
 
 
-def _view_contradictions(study: StudyFile | None, parameters: Parameters) -> list[str]:
+def _view_contradictions(specs: Mapping[str, ViewSpec], parameters: Parameters) -> list[str]:
     """Return the views of the study that choose what a parameter chooses too."""
     problems = []
-    for name in parameters.views if study else ():
-        spec = study.views.get(name, ViewSpec()) if study else ViewSpec()
-        if spec.overlap is not None and parameters.n_groups:
+    for name in specs.keys() & set(parameters.views):
+        if specs[name].overlap is not None and parameters.n_groups:
             problems.append(f"view '{name}' keeps a spacing, and --n_groups chooses groups too; use --max_groups")
-        if spec.s_img is not None and parameters.n_subsample:
+        if specs[name].s_img is not None and parameters.n_subsample:
             problems.append(
                 f"view '{name}' keeps a share of the frames, and --n_subsample another number; leave it out"
             )
-    return problems
+    return sorted(problems)
 
 
 def _expand(
