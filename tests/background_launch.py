@@ -12,17 +12,25 @@ ROOT = Path(__file__).parents[1]
 Value = TypeVar("Value")
 
 
+def environment_of(folder: Path) -> dict[str, str]:
+    """Return the environment of a Nextflow that needs no network and keeps its own files in the launch folder."""
+    return os.environ | {
+        "NXF_HOME": str(folder / ".nxf_home"),
+        "NXF_OFFLINE": "true",
+        "NXF_PLUGINS_DEFAULT": "false",
+        "NXF_DISABLE_CHECK_LATEST": "true",
+        "NXF_ANSI_LOG": "false",
+        "PTYCHOFLOW_PYTHON": sys.executable,
+    }
+
+
 def start(folder: Path, *arguments: object) -> subprocess.Popen:
     """Return a running Nextflow whose launch folder is `folder`; its process is the JVM itself, its output in `launch.log`."""
-    environment = os.environ | {
-        "NXF_HOME": str(folder / ".nxf_home"), "NXF_OFFLINE": "true", "NXF_PLUGINS_DEFAULT": "false",
-        "NXF_DISABLE_CHECK_LATEST": "true", "NXF_ANSI_LOG": "false", "PTYCHOFLOW_PYTHON": sys.executable,
-    }  # fmt: skip
     command = [os.environ.get("NEXTFLOW", ROOT / ".nextflow-dist" / "nextflow"), *arguments]
     with (folder / "launch.log").open("w") as log:
         return subprocess.Popen(
-            list(map(str, command)), cwd=folder, env=environment, start_new_session=True, stdin=subprocess.DEVNULL,
-            stdout=log, stderr=subprocess.STDOUT,
+            list(map(str, command)), cwd=folder, env=environment_of(folder), start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
 

@@ -5,11 +5,12 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from background_launch import environment_of
 
 ROOT = Path(__file__).parents[2]
 PROJECT_PARTS = ("main.nf", "nextflow.config", "nextflow_schema.json", "modules", "conf", "bin", "python")
@@ -80,36 +81,18 @@ def launcher() -> str | None:
 
 
 @pytest.fixture(scope="session")
-def start_nextflow():
-    """Return `start(folder, *arguments)`, which starts Nextflow in a session of its own, with `folder` as launch folder."""
+def nextflow():
+    """Return `call(folder, *arguments)`, which runs Nextflow with `folder` as launch folder and its own NXF_HOME."""
     command = launcher()
     if command is None:
         pytest.skip("no Nextflow: run `make setup`, or set NEXTFLOW")
 
-    def start(folder: Path, *arguments: object) -> subprocess.Popen[str]:
-        folder.mkdir(parents=True, exist_ok=True)
-        environment = os.environ | {
-            "NXF_HOME": str(folder / ".nxf_home"),
-            "NXF_OFFLINE": "true",
-            "NXF_PLUGINS_DEFAULT": "false",
-            "NXF_DISABLE_CHECK_LATEST": "true",
-            "NXF_ANSI_LOG": "false",
-            "PTYCHOFLOW_PYTHON": sys.executable,
-        }
-        return subprocess.Popen(
-            [command, *map(str, arguments)], cwd=folder, env=environment, text=True, start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-
-    return start
-
-
-@pytest.fixture(scope="session")
-def nextflow(start_nextflow):
-    """Return `call(folder, *arguments)`, which runs Nextflow to its end."""
-
     def call(folder: Path, *arguments: object) -> Launch:
-        with start_nextflow(folder, *arguments) as process:
+        folder.mkdir(parents=True, exist_ok=True)
+        with subprocess.Popen(
+            [command, *map(str, arguments)], cwd=folder, env=environment_of(folder), text=True, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        ) as process:  # fmt: skip
             try:
                 text, _ = process.communicate(timeout=LIMIT_S)
             except subprocess.TimeoutExpired:

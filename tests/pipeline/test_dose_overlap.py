@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+from background_launch import start, wait_for
+
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
 
 LSQML = (
@@ -56,13 +58,11 @@ def test_the_tiny_study_accounts_for_every_cell(nextflow, project, tmp_path):
     assert text.index("phase MS-SSIM") < text.index("amplitude MS-SSIM")
 
 
-def test_a_killed_study_gives_the_same_tables_and_one_more_dose_reruns_nothing(
-    nextflow, start_nextflow, project, tmp_path
-):
+def test_a_killed_study_gives_the_same_tables_and_one_more_dose_reruns_nothing(nextflow, project, tmp_path):
     whole = nextflow(tmp_path / "whole", "run", project, *LSQML, "--doses", "1e5")
     assert whole.returncode == 0, whole.text
     folder = tmp_path / "killed"
-    kill_at_first_reconstruction(start_nextflow, project, folder)
+    kill_at_first_reconstruction(project, folder)
     resumed = nextflow(folder, "run", project, *LSQML, "--doses", "1e5", "-resume")
     assert resumed.returncode == 0, resumed.text
     for name in TABLES:
@@ -80,13 +80,12 @@ def test_a_killed_study_gives_the_same_tables_and_one_more_dose_reruns_nothing(
         assert {row["condition"] for row in csv.DictReader(stream)} == {"fly64_d1e4_dense", "fly64_d1e5_dense"}
 
 
-def kill_at_first_reconstruction(start_nextflow, project, folder):
+def kill_at_first_reconstruction(project, folder):
     """Kill Nextflow and everything it started once LSQML runs; SIGKILL, so that nobody can tidy up."""
-    with start_nextflow(folder, "run", project, *LSQML, "--doses", "1e5") as process:
-        deadline = time.monotonic() + 240
-        while not any(":LSQML" in path.read_text() for path in folder.glob("work/*/*/.command.run")):
-            assert process.poll() is None
-            assert time.monotonic() < deadline, "LSQML never started"
-            time.sleep(0.2)
-        time.sleep(1)
-        os.killpg(process.pid, signal.SIGKILL)
+    folder.mkdir()
+    with start(folder, "run", project, *LSQML, "--doses", "1e5") as process:
+        try:
+            wait_for(lambda: any(":LSQML" in path.read_text() for path in folder.glob("work/*/*/.command.run")), 240)
+            time.sleep(1)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
