@@ -24,6 +24,7 @@ OUT = ROOT / "docs" / "evidence"
 SCRATCH = ROOT / ".evidence"
 BEGIN, END = "<!-- {}:begin -->", "<!-- {}:end -->"
 PRESET = {"mae_weight": 1, "nll_weight": 0}
+STAR = {"batch_size": 8, "score_box_px": 120, "learning_rate": 1e-3}
 LINES = {
     "nimgs_train": 1, "nimgs_test": 1, "epochs": 20, "batch_size": 16, "plateau_patience": 0, "seeds": "0,1,2",
     "legacy_metrics": True, "snapshots": "none",
@@ -51,8 +52,7 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "about": "N = 64, 451 frames (those not held out), LSQML and the physics-trained net, three seeds, central 120 px",
         "sheet": {"id": "star64", "scan": "siemens_star_N64.npz", "N": 64, "heldout": "heldout_from_objectGuess"},
         "params": {
-            "models": "pinn_torch,lsqml", "split": "none", "seeds": "0,1,2", "epochs": 24,
-            "batch_size": 8, "score_box_px": 120, **PRESET,
+            "models": "pinn_torch,lsqml", "split": "none", "seeds": "0,1,2", "epochs": 24, **STAR, **PRESET,
         },
         "bounds": {
             "lsqml": {"contrast_heldout": 0.89, "phase_pearson": 0.98},
@@ -63,8 +63,7 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "about": "as star64, with the TensorFlow net (one seed)",
         "sheet": {"id": "star64", "scan": "siemens_star_N64.npz", "N": 64, "heldout": "heldout_from_objectGuess"},
         "params": {
-            "models": "pinn", "split": "none", "epochs": 24, "batch_size": 8, "score_box_px": 120, "snapshots": "none",
-            **PRESET,
+            "models": "pinn", "split": "none", "epochs": 24, "snapshots": "none", **STAR, **PRESET,
         },
         "bounds": {"pinn_gs1": {"contrast_heldout": 0.88, "phase_pearson": 0.93}},
     },
@@ -72,15 +71,24 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "about": "grid-lines, N = 64, gridsize 1, ideal disk: 441 train groups, 1,089 test positions, 20 epochs, three seeds",
         "study": "lines",
         "params": {
-            "models": "pinn,pinn_torch,baseline,baseline_torch", "step_train_px": 16, "step_test_px": 10, **LINES,
+            "models": "pinn,pinn_torch", "step_train_px": 16, "step_test_px": 10, **LINES,
         },
         "bounds": {"pinn_gs1": PUBLISHED},
+    },
+    "grid_lines_supervised": {
+        "about": "the same data, the supervised nets (one seed)",
+        "study": "lines",
+        "params": {
+            "models": "baseline,baseline_torch", "step_train_px": 16, "step_test_px": 10, **LINES, "seeds": "0",
+        },
+        "bounds": {},
     },
     "lines_overlap": {
         "about": "grid-lines at 8 px steps, 441 train groups: single frames against groups of four neighbours, three seeds",
         "study": "lines",
         "params": {
             "models": "pinn_torch", "gridsizes": "1,2", "step_train_px": 8, "step_test_px": 8, "n_groups": 441, **LINES,
+            "epochs": 12,
         },
         "bounds": {},
     },
@@ -89,7 +97,7 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "sheet": {"id": "star64half", "scan": "siemens_star_N64.npz", "N": 64},
         "params": {
             "models": "pinn_torch", "split": "region", "split_axis": "y", "split_at": "median", "guard_px": 16,
-            "seeds": "0,1,2", "epochs": 32, "batch_size": 8, "score_box_px": 120, **PRESET,
+            "seeds": "0,1,2", "epochs": 32, **STAR, **PRESET,
         },
         "bounds": {"pinn_torch_gs1": {"contrast_test": 0.86, "phase_pearson": 0.92}},
     },
@@ -97,8 +105,7 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "about": "as star64, trained on the Poisson deviance instead of the amplitude error (one seed; no bound)",
         "sheet": {"id": "star64", "scan": "siemens_star_N64.npz", "N": 64, "heldout": "heldout_from_objectGuess"},
         "params": {
-            "models": "pinn_torch", "split": "none", "epochs": 16, "batch_size": 8, "score_box_px": 120,
-            "mae_weight": 0, "nll_weight": 1,
+            "models": "pinn_torch", "split": "none", "epochs": 16, "mae_weight": 0, "nll_weight": 1, **STAR,
         },
         "bounds": {},
     },
@@ -106,8 +113,7 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "about": "as star64, with the full N x N output instead of centre and border heads (one seed; no bound)",
         "sheet": {"id": "star64", "scan": "siemens_star_N64.npz", "N": 64, "heldout": "heldout_from_objectGuess"},
         "params": {
-            "models": "pinn_torch", "split": "none", "epochs": 16, "batch_size": 8, "score_box_px": 120,
-            "model_output": "full", **PRESET,
+            "models": "pinn_torch", "split": "none", "epochs": 16, "model_output": "full", **STAR, **PRESET,
         },
         "bounds": {},
     },

@@ -173,7 +173,7 @@ class TrainConfig:
     """Passes over the train groups."""
     batch_size: Count = 16
     """Groups per step."""
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-4
     """Adam step size."""
     realspace_weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the total variation (sum of squared finite differences) of the predicted patch."""
