@@ -84,11 +84,11 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "bounds": {},
     },
     "lines_overlap": {
-        "about": "grid-lines at 8 px steps, 441 train groups: single frames against groups of four neighbours, three seeds",
+        "about": "grid-lines at 8 px steps, 441 train groups: single frames against groups of four neighbours, two seeds",
         "study": "lines",
         "params": {
             "models": "pinn_torch", "gridsizes": "1,2", "step_train_px": 8, "step_test_px": 8, "n_groups": 441, **LINES,
-            "epochs": 12,
+            "epochs": 12, "seeds": "0,1",
         },
         "bounds": {},
     },

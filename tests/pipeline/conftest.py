@@ -123,5 +123,6 @@ def stub_launch(nextflow, project, tmp_path_factory) -> Launch:
 
 @pytest.fixture(scope="session")
 def real_launch(nextflow, project, tmp_path_factory) -> Launch:
-    """Return `-profile test`: the whole flow on tiny simulated scans."""
-    return nextflow(tmp_path_factory.mktemp("real"), "run", project, "-profile", "test")
+    """Return `-profile test` on scans of 128 px and for two epochs: everything is real, but no picture is good."""
+    tiny = ("--size", "128", "--step_train_px", "8", "--epochs", "2")
+    return nextflow(tmp_path_factory.mktemp("real"), "run", project, "-profile", "test", *tiny)

@@ -26,7 +26,7 @@ def test_the_tiny_study_accounts_for_every_cell(nextflow, project, tmp_path):
     states = launch.states()
     labels = ("pinn_gs1", "pinn_gs2", "lsqml")
     assert states.keys() == {f"fly64_d{dose}_{view}__{arm}__n64__s0" for dose, view in cells for arm in labels}
-    # Three epochs of training may end flat, ten of LSQML on sparse frames too: that is data. The dense LSQML is not.
+    # Six epochs of training may end flat, ten of LSQML on sparse frames too: that is data. The dense LSQML is not.
     assert set(states.values()) <= {"ok", "failed"}
     assert all(state == "ok" for run_id, state in states.items() if "dense__lsqml" in run_id)
     summary = launch.results / "summary"
