@@ -13,7 +13,7 @@ from typing import Literal
 from ptychoflow.data.schema import SCHEMA_VERSION
 from ptychoflow.data.storage import write_json
 
-Stage = Literal["prepare", "train", "reconstruct", "lsqml"]
+Stage = Literal["prepare", "train", "reconstruct", "lsqml", "ptychovit"]
 State = Literal["ok", "failed", "skipped"]
 
 

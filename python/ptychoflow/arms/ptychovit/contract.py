@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float64
 
-from ptychoflow.errors import refuse
+from ptychoflow.errors import ContractError, UnavailableError
 from ptychoflow.frames import Positions, topleft_from_centre
 
 
@@ -132,6 +132,9 @@ _TABLE: dict[str, tuple[Kind, str]] = {
 
 CODES = tuple(_TABLE)
 
+UNAVAILABLE = ("PV-REPO", "PV-PIN", "PV-ENV", "PV-CKPT")
+"""Something external that was asked for is not there: exit code 69 instead of 65."""
+
 
 @dataclass(frozen=True)
 class Violation:
@@ -166,9 +169,20 @@ def refuse_violations(found: list[Violation], *, what: str) -> list[Violation]:
 
     Raises:
         ContractError: naming every violation of kind `E` or `R`.
+        UnavailableError: the same, where one of them is about the external checkout, its environment or a checkpoint.
     """
-    refuse([one.text for one in found if one.kind != "W"], what=what)
+    if any(one.kind != "W" for one in found):
+        raise refusal(found, what=what)
     return found
+
+
+def refusal(found: list[Violation], *, what: str) -> ContractError | UnavailableError:
+    """Return the error that names every violation that is no warning; there must be one."""
+    worse = [one for one in found if one.kind != "W"]
+    lines = "".join(f"\n  - {one.text}" for one in worse)
+    text = f"{what}: {worse[0].text}" if len(worse) == 1 else f"{what}: {len(worse)} problems{lines}"
+    unavailable = any(one.code in UNAVAILABLE for one in worse)
+    return UnavailableError(text) if unavailable else ContractError(text)
 
 
 def origin_px(length: int) -> float:
@@ -210,8 +224,12 @@ def tree_files(root: Path, record: str = PIN.record) -> dict[str, str]:
         relative = path.relative_to(root)
         if "__pycache__" in relative.parts or path.suffix == ".pyc" or relative.as_posix() == record:
             continue
-        if path.is_symlink():
-            found[relative.as_posix()] = hashlib.sha256(str(path.readlink()).encode()).hexdigest()
-        elif path.is_file():
-            found[relative.as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+        if path.is_symlink() or path.is_file():
+            found[relative.as_posix()] = entry_sha256(path)
     return found
+
+
+def entry_sha256(path: Path) -> str:
+    """Return the sha256 that stands for one entry of a tree: of a file's bytes, of a symbolic link's target text."""
+    content = str(path.readlink()).encode() if path.is_symlink() else path.read_bytes()
+    return hashlib.sha256(content).hexdigest()

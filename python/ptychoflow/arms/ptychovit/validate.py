@@ -34,6 +34,7 @@ from ptychoflow.arms.ptychovit.contract import (
     violation,
 )
 from ptychoflow.arms.ptychovit.normalization import object_name, pattern_blocks
+from ptychoflow.data.hdf5 import read_datasets
 from ptychoflow.frames import Positions
 from ptychoflow.provenance import sha256_file
 
@@ -106,9 +107,11 @@ def validate_pair(
                 both = f"{name}_dp.hdf5 and {name}_para.hdf5 must lie in one folder"
                 found.append(violation("PV-PAIR", f"{both}: {error}"))
                 continue
-            there = {name: file[name] for name in DATASETS[kind] if isinstance(file.get(name), h5py.Dataset)}
-            if len(there) < len(DATASETS[kind]):
-                found.append(violation("PV-KEY", f"{path.name} lacks {sorted({*DATASETS[kind]} - there.keys())}"))
+            there, problems = read_datasets(file, DATASETS[kind])
+            found += [violation("PV-KEY", f"{path.name}: {problem}") for problem in problems]
+            if len(there) + len(problems) < len(DATASETS[kind]):
+                absent = [name for name in DATASETS[kind] if not isinstance(file.get(name), h5py.Dataset)]
+                found.append(violation("PV-KEY", f"{path.name} lacks {sorted(absent)}"))
             arrays |= there
         try:
             found += _check(dp.name, arrays, training=training, max_probe_modes=max_probe_modes)
