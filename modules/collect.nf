@@ -9,9 +9,9 @@ process COLLECT {
     path metrics, stageAs: 'scored/?/*'
     path comparisons, stageAs: 'comparisons/?/*'
     tuple val(history_ids), path(curves, stageAs: 'curves/?/*')
-    path train_manifests, stageAs: 'train_manifests/?/*'
-    path dataset_manifests, stageAs: 'dataset_manifests/?/*'
+    path manifests, stageAs: 'manifests/?/*'
     path bundles, stageAs: 'bundles/?/*'
+    val given
     path loss_reference, stageAs: 'loss_reference/*'
     val loss_tolerance
     val min_success
@@ -20,7 +20,8 @@ process COLLECT {
     output:
     path 'run_status.tsv', emit: table
     path '{metrics,statistics,comparisons}.csv', emit: scores
-    path 'recons.csv', emit: sheet
+    path '{scans,views,models,recons}.csv', emit: sheets, optional: true
+    path 'versions.yml', emit: versions
     path 'summary.md', emit: summary
     path 'report.html', emit: report
     path '{run_manifest,training_manifest,skip_summary,comparison_manifest}.json', emit: study
@@ -31,8 +32,8 @@ process COLLECT {
 
     script:
     def inputs = [
-        'statuses': statuses, 'metrics': metrics, 'comparisons': comparisons, 'train-manifests': train_manifests,
-        'dataset-manifests': dataset_manifests, 'bundles': bundles, 'loss-reference': loss_reference,
+        'statuses': statuses, 'metrics': metrics, 'comparisons': comparisons, 'manifests': manifests,
+        'bundles': bundles, 'loss-reference': loss_reference,
     ]
     def flags = inputs.collectMany { name, paths -> [paths].flatten().collect { path -> "--${name} ${path}" } }
     def histories = history_ids.collect { id -> "histories/${id}.csv" }
@@ -42,10 +43,11 @@ process COLLECT {
     mkdir histories
     ${links.join('\n    ')}
     ptychoflow collect --plan ${plan} --min-success ${min_success} --loss-tolerance ${loss_tolerance} --code-rev ${code_rev} \\
-        ${(flags + history_flags).join(' ')}
+        --given '${given}' ${(flags + history_flags).join(' ')}
     """
 
-    // A run is ok when its metrics arrived; the stub's plan has one dose and the view of all frames.
+    // A run is ok when its metrics arrived; the stub's plan has one dose and the view of all frames. Sheets are those of the
+    // stages behind the one that the plan begins with.
     stub:
     def loss_check = loss_reference ? "echo '{\"schema_version\": 1, \"passed\": true}' > loss_check.json" : ''
     """
@@ -56,7 +58,17 @@ process COLLECT {
         printf '%s\\t%s\\t\\n' "\$id" "\$state" >> run_status.tsv
     done
     echo 'run_id' | tee metrics.csv statistics.csv comparisons.csv > /dev/null
-    echo 'recon,scan,view,label,object,seed,N,dose' > recons.csv
+    case "\$(grep -o '"from": "[a-z]*"' ${plan})" in
+        *prepare*) first=2 ;;
+        *train*) first=3 ;;
+        *recon*) first=4 ;;
+        *evaluate*) first=5 ;;
+        *) first=1 ;;
+    esac
+    for name in \$(printf '%s.csv ' scans views models recons | cut -d' ' -f"\$first-"); do
+        echo 'stub' > "\$name"
+    done
+    echo 'processes: {}' > versions.yml
     echo '# stub' > summary.md
     for name in manifest run_manifest training_manifest skip_summary comparison_manifest; do
         echo '{"schema_version": 1}' > "\$name.json"

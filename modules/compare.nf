@@ -1,12 +1,14 @@
-// Puts all runs of one condition that arrived side by side. Reconstructions, metrics and curves come in one order, by run_id.
+// Puts all runs of one condition that arrived side by side. Reconstructions, metrics and curves come in one order, by run_id; scans and
+// views in another one, one of each for every N.
 process COMPARE {
     tag "${meta.id}"
+    ext ids: { meta }
     label 'process_low'
     label 'isolated_arm'
 
     input:
     tuple val(meta), val(condition), path(recons, stageAs: 'recons/?/*'), path(metrics, stageAs: 'metrics/?/*'),
-        path(curves, stageAs: 'curves/?/*'), path(test_scan, stageAs: 'test/*'), path(view, stageAs: 'view/*')
+        path(curves, stageAs: 'curves/?/*'), path(test_scans, stageAs: 'test/?/*'), path(views, stageAs: 'view/?/*')
     val code_rev
 
     output:
@@ -15,11 +17,10 @@ process COMPARE {
     tuple val(meta), path('metrics_by_model.json'), path('reconstructions_aligned.npz'), path('*_frc.csv'), path('manifest.json'), emit: tables
 
     script:
-    def inputs = [recons: recons, metrics: metrics, curves: curves]
+    def inputs = ['test-scan': test_scans, view: views, recons: recons, metrics: metrics, curves: curves]
     def flags = inputs.collectMany { name, paths -> [paths].flatten().collect { path -> "--${name} ${path}" } }
     """
-    ptychoflow compare-condition --condition '${condition}' --test-scan ${test_scan} --view ${view} --code-rev ${code_rev} \\
-        ${flags.join(' ')}
+    ptychoflow compare-condition --condition '${condition}' --code-rev ${code_rev} ${flags.join(' ')}
     """
 
     stub:

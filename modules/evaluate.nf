@@ -1,12 +1,14 @@
-// Scores one reconstruction against truth or reference and against held-out frames.
+// Scores one reconstruction against truth or reference and against held-out frames. `others` are views of the condition's scans of
+// another N, if it has any: all are scored on what all of them cover.
 process EVALUATE {
     tag "${meta.id}"
+    ext ids: { meta }
     label 'process_low'
     label 'isolated_arm'
 
     input:
     tuple val(meta), val(run), path(recon, stageAs: 'recon/*'), path(patch_metrics), path(snapshots),
-        path(test_scan, stageAs: 'test/*'), path(view, stageAs: 'view/*')
+        path(test_scan, stageAs: 'test/*'), path(view, stageAs: 'view/*'), path(others, stageAs: 'others/?/*')
     val code_rev
 
     output:
@@ -18,9 +20,10 @@ process EVALUATE {
     script:
     def patch_flag = patch_metrics ? "--patch-metrics ${patch_metrics}" : ''
     def snapshots_flag = snapshots ? "--snapshots ${snapshots}" : ''
+    def other_flags = [others].flatten().collect { path -> "--other-views ${path}" }
     """
     ptychoflow evaluate --run '${run}' --recon ${recon} --test-scan ${test_scan} --view ${view} \\
-        ${patch_flag} ${snapshots_flag} --code-rev ${code_rev}
+        ${([patch_flag, snapshots_flag] + other_flags).findAll { flag -> flag }.join(' ')} --code-rev ${code_rev}
     """
 
     stub:

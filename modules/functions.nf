@@ -15,7 +15,7 @@ def jsonText(value) {
 // inference, does not train again, and files are no part of it.
 def runTexts(run) {
     def training = run.config.subMap(['model', 'train'])
-    def ids = run.findAll { name, _value -> !(name in ['config', 'evaluate', 'recon']) }
+    def ids = run.findAll { name, _value -> !(name in ['config', 'evaluate', 'model', 'recon']) }
     return [
         train: jsonText(ids + [config: training]),
         reconstruct: jsonText(ids + [config: run.config]),
@@ -93,7 +93,34 @@ def complaint(name, spec, given, value) {
     if( spec.pattern && !(value ==~ spec.pattern) ) {
         return "--${name} must match ${spec.pattern}, got '${value}'"
     }
-    return null
+    def fault = spec.format == 'file-path' ? unusableName(file(value, glob: false)) : null
+    return fault ? "--${name} ${fault}" : null
+}
+
+// What a file's name must not have, or null. When Nextflow links a file into a task it quotes blanks, quotes, backticks,
+// parentheses and the like; what is looked for here it hands to the shell as it is: to be expanded, or, after a line break, run.
+def unusableName(path) {
+    def name = path.toString()
+    def faults = [
+        'a line break or another control character': name =~ /\p{Cntrl}/,
+        'one of * ? [ ] { }': name =~ /[*?\[\]{}]/,
+        'a $ before a letter, a digit or one of _ # @ $ -': name =~ /\$[A-Za-z0-9_#@$-]/,
+    ]
+    def found = faults.findResult { fault, matched -> matched ? fault : null }
+    def shown = name.replaceAll(/\p{Cntrl}/, '?')
+    return found ? "'${shown}': no task could read a file with ${found} in its name or folders; rename it" : null
+}
+
+// What is wrong with a link that lies below a sheet's folder and leads out of it, or null: a sheet that came with its files may
+// be somebody else's. A name that leaves the folder by itself ('../', an absolute path) can be seen in the sheet.
+def leadsOut(path, folder) {
+    if( !folder || path.fileSystem != java.nio.file.FileSystems.default || !path.startsWith(folder) || !path.exists() ) {
+        return null
+    }
+    def target = path.toRealPath()
+    return target.startsWith(folder.toRealPath())
+        ? null
+        : "${path} is a link to ${target}, out of the sheet's folder; name that file in the sheet, or copy it"
 }
 
 // Parameters that were given, in the types of the schema. Ends the run with every problem at once.
@@ -120,6 +147,33 @@ def checkedParameters(given, schema) {
 def planParameters(typed, schema) {
     def operation = schema['$defs'].operation.properties.keySet()
     return typed.findAll { name, _value -> !(name in operation) && !(name in ['input', 'study']) }.sort()
+}
+
+// Parameters in which the interpreter of the external code is an absolute path: it is named like any program, as seen from the
+// launch folder, but never resolved, since an environment is found by its link. The checkout itself must be given in full.
+def withInterpreter(given, launchFolder) {
+    def python = given.ptychovit_python
+    return python && !python.contains('://')
+        ? given + [ptychovit_python: launchFolder.resolve(python).normalize().toString()]
+        : given
+}
+
+// Where external code and weights are: options of the command, and files that tasks link. A single weights file takes its
+// config.yaml from beside it.
+def suppliedCode(given) {
+    def checkpoint = given.ptychovit_checkpoint ? file(given.ptychovit_checkpoint, checkIfExists: true) : []
+    def beside = checkpoint && !checkpoint.isDirectory() ? checkpoint.resolveSibling('config.yaml') : null
+    def config = given.ptychovit_base_config ?: (beside?.exists() ? beside : null)
+    def options = [
+        'ptychovit-repo': given.ptychovit_repo, 'ptychovit-python': given.ptychovit_python,
+        'ptychovit-image': given.ptychovit_image, 'tree-digest': given.ptychovit_tree_digest,
+        'allow-double': given.allow_double,
+    ]
+    return [
+        options: options.findAll { _name, value -> value },
+        checkpoint: checkpoint,
+        base_config: config ? file(config, checkIfExists: true) : [],
+    ]
 }
 
 // The parameters of this run, for the record.
@@ -167,7 +221,8 @@ def codeRevision(root) {
 // The study file of --study: a path, or the name of one in conf/studies.
 def studyFile(study, folder) {
     if( study ==~ /.*(\/|\.ya?ml)/ || study.contains('/') ) {
-        return file(study, checkIfExists: true)
+        def fault = unusableName(file(study, glob: false))
+        return fault ? error("--study ${fault}") : file(study, checkIfExists: true)
     }
     def names = files("${folder}/*.yml")*.baseName.sort()
     if( !(study in names) ) {
@@ -182,19 +237,41 @@ def located(plan, sheetFolder, launchFolder) {
     def folder = sheetFolder ?: launchFolder
     def place = { name -> name ==~ /^[a-z0-9]+:\/\/.*/ ? file(name, glob: false) : folder.resolve(name).normalize() }
     return plan + [
-        datasets: plan.datasets.collect { entry -> entry + [file: entry.file ? place(entry.file) : null] },
-        views: plan.views.collect { entry -> entry + [file: entry.file ? place(entry.file) : null] },
-        runs: plan.runs.collect { entry -> entry + [recon: entry.recon ? place(entry.recon) : null] },
+        sheet_folder: sheetFolder,
+        datasets: plan.datasets.collect { entry -> entry + [file: entry.file ? place.call(entry.file) : null] },
+        views: plan.views.collect { entry -> entry + [file: entry.file ? place.call(entry.file) : null] },
+        runs: plan.runs.collect { entry ->
+            entry + [model: entry.model ? place.call(entry.model) : null, recon: entry.recon ? place.call(entry.recon) : null]
+        },
     ]
 }
 
-// All input files of a located plan that are not there, in words; null when none is missing. The caller ends the run: an
-// error() thrown here, called from an operator of another script, would reach the user as an InvocationTargetException.
+// Scans and views of a located plan that were given, by id, as the run's own sheets call them: relative to the sheets' folder,
+// or a URI where they lie in another kind of storage.
+def givenFiles(plan, sheets) {
+    def name = { path ->
+        path.fileSystem == sheets.fileSystem ? sheets.toAbsolutePath().normalize().relativize(path).toString() : path.toUriString()
+    }
+    def ready = plan.datasets.findAll { dataset -> dataset.kind == 'ready' }
+    def views = plan.views.findAll { view -> view.file }
+    return [datasets: ready, views: views].collectEntries { kind, entries -> [kind, entries.collectEntries { one -> [one.id, name.call(one.file)] }] }
+}
+
+// What is wrong with the input files of a located plan, all at once; null when nothing is. The caller ends the run: an error()
+// thrown here, called from an operator of another script, would reach the user as an InvocationTargetException.
 def missingFiles(plan) {
-    def files = (plan.datasets + plan.views).collect { one -> [one.id, one.file] } + plan.runs.collect { run -> [run.run_id, run.recon] }
-    def missing = files.findAll { _owner, path -> path && !path.exists() }
-    def text = missing.collect { owner, path -> "  - ${owner}: ${path}" }.join('\n')
-    return missing ? "${missing.size()} input file(s) not found:\n${text}" : null
+    def files = (plan.datasets + plan.views).collect { one -> [one.id, one.file] } +
+        plan.runs.collectMany { run -> [[run.run_id, run.model], [run.run_id, run.recon]] }
+    def located = files.findAll { _owner, path -> path }
+    def unusable = located.collect { owner, path -> [owner, unusableName(path) ?: leadsOut(path, plan.sheet_folder)] }
+    def blocks = [
+        'not found': located.findAll { _owner, path -> !unusableName(path) && !path.exists() },
+        'not usable': unusable.findAll { _owner, fault -> fault }.unique(),
+    ]
+    def texts = blocks.findAll { _title, rows -> rows }.collect { title, rows ->
+        "${rows.size()} input file(s) ${title}:\n" + rows.collect { owner, text -> "  - ${owner}: ${text}" }.join('\n')
+    }
+    return texts.join('\n') ?: null
 }
 
 // Rows of a tab-separated file with a header, as maps; none when there is no such file.
@@ -225,6 +302,30 @@ def writeFallbackTable(plan, path) {
     path.parent.mkdirs()
     def rows = [['run_id', 'state', 'reason']] + missing + skipped
     path.text = rows.collect { row -> row.join('\t') + '\n' }.join('')
+}
+
+// What every process of a trace ran in, in words: its image, with the digest that containers.lock.json has of it.
+def containersOf(trace, engine, lock) {
+    def digests = lock.exists() ? readJson(lock).images.values().collectEntries { one -> [one.image, one.digest] } : [:]
+    def digest = { image -> image.contains('@sha256:') ? '' : ", digest ${digests[image] ?: 'not recorded: built on this machine'}" }
+    def named = { image -> image in [null, '', '-'] || !engine ? 'no container' : "${image}${digest.call(image)}" }
+    return tableRows(trace).collectEntries { row -> [row.process.tokenize(':').last(), named.call(row.container)] }.sort()
+}
+
+// Versions of the workflow, containers by process, and what the tasks of each process loaded: COLLECT's part, which a run that
+// ended before it has not.
+def writeVersions(path, workflow, containers, processes) {
+    def block = { title, values -> [title + ':'] + values.collect { name, value -> "  ${name}: '${value}'" } }
+    path.parent.mkdirs()
+    path.text = (block.call('workflow', workflow) + block.call('containers', containers)).join('\n') + '\n' + (processes ? processes.text : '')
+}
+
+// What a user reads at the end when a disk is full, or null. What failed first may have been any file of any task, and
+// nothing more can be written: no table, no report.
+def fullDisk(folders) {
+    def local = folders.findAll { folder -> folder.fileSystem == java.nio.file.FileSystems.default && folder.exists() }
+    def full = local.findAll { folder -> java.nio.file.Files.getFileStore(folder).usableSpace < 65_536 }
+    return full ? "\nThe disk is full: ${full.join(', ')}. Free some of it, then continue with -resume." : null
 }
 
 // What a user reads at the end: one line a run, where lost tasks can be looked at, how to go on.

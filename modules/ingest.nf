@@ -1,6 +1,7 @@
 // Reads one measured scan, checks it against the contract and writes it in the house's own layout.
 process INGEST {
     tag "${meta.id}"
+    ext ids: { meta }
     label 'process_low'
     label 'isolated_arm'
 

@@ -1,11 +1,12 @@
 // Reconstructs the test scan iteratively (pty-chi LSQML): a probe and no truth as start.
 process LSQML {
     tag "${meta.id}"
+    ext ids: { meta }
     label 'process_gpu'
     label 'isolated_arm'
 
     input:
-    tuple val(meta), val(run), path(test_scan, stageAs: 'test/*'), path(view)
+    tuple val(meta), val(run), path(test_scan, stageAs: 'test/*'), path(view, stageAs: 'view/*')
     val device
     val code_rev
 

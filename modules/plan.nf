@@ -22,10 +22,29 @@ process PLAN {
     ptychoflow plan --params '${parameters}' ${sheet_flag} ${study_flag} --arms ${arms} --code-rev ${code_rev}
     """
 
-    // One simulated condition with one neural and one iterative run; with --from evaluate one condition whose scan and view
-    // are given and one whose scan is to be prepared, with one reconstruction each: enough to walk every branch of the flow.
+    // One condition with one neural and one iterative run (asked for, an external one with an N of its own too), and of it what
+    // --from says that it is given; with --from evaluate one condition whose scan and view are given and one whose scan is to be
+    // prepared, with one reconstruction each: enough to walk every branch of the flow.
     stub:
-    if( parameters.contains('"from":"evaluate"') )
+    def from = ['prepare', 'train', 'recon', 'evaluate'].find { name -> parameters.contains("\"from\":\"${name}\"") } ?: 'start'
+    def scans = from == 'start' ? '"kind": "simulate", "file": null' : '"kind": "ready", "file": "scan.npz"'
+    def view = from in ['train', 'recon'] ? '"view.npz"' : 'null'
+    def model = from == 'recon' ? '"model"' : 'null'
+    def external = [
+        sides: '[64, 256]',
+        datasets: """,
+          {"id": "stub-train_n256", ${scans}, "config": {"kind": "lines"}, "dose": "1e9", "n": 256},
+          {"id": "stub-test_n256", ${scans}, "config": {"kind": "lines"}, "dose": "1e9", "n": 256}""",
+        views: """,
+          {"id": "stub__n256_gs1", "condition": "stub", "folder": "n256_gs1", "gridsize": 1, "train": "stub-train_n256",
+           "test": "stub-test_n256", "file": ${view}, "config": {}}""",
+        runs: ''',
+          {"run_id": "stub__pinn_ptychovit__n256__s0", "condition": "stub", "view": "stub__n256_gs1", "label": "pinn_ptychovit",
+           "arm": "pinn_ptychovit", "kind": "external", "gridsize": 1, "n": 256, "seed": 0, "train": "stub-train_n256",
+           "test": "stub-test_n256", "config": {"ptychovit": {"mode": "train"}}, "evaluate": {}}''',
+    ]
+    def more = parameters.contains('pinn_ptychovit') ? external : [sides: '[64]', datasets: '', views: '', runs: '']
+    if( from == 'evaluate' )
         """
         mkdir planned
         for name in run_manifest training_manifest skip_summary comparison_manifest; do
@@ -37,11 +56,12 @@ process PLAN {
           {"id": "ready", "kind": "ready", "file": "../datasets/scan.npz", "config": {}, "dose": null, "n": 64},
           {"id": "raw", "kind": "ingest", "file": "raw.npz", "config": {}, "dose": null, "n": 64}],
          "conditions": [
-          {"id": "ready", "train": "ready", "test": "ready", "dose": null, "view": "all"},
-          {"id": "raw", "train": "raw", "test": "raw", "dose": null, "view": "all"}],
+          {"id": "ready", "train": "ready", "test": "ready", "dose": null, "view": "all", "sides": [64]},
+          {"id": "raw", "train": "raw", "test": "raw", "dose": null, "view": "all", "sides": [64]}],
          "views": [
-          {"id": "ready__view1", "condition": "ready", "gridsize": 1, "train": "ready", "test": "ready", "file": "view.npz", "config": {}},
-          {"id": "raw__gs1", "condition": "raw", "gridsize": 1, "train": "raw", "test": "raw", "file": null, "config": {}}],
+          {"id": "ready__view1", "condition": "ready", "folder": "view1", "gridsize": 1, "train": "ready", "test": "ready",
+           "file": "view.npz", "config": {}},
+          {"id": "raw__gs1", "condition": "raw", "folder": "gs1", "gridsize": 1, "train": "raw", "test": "raw", "file": null, "config": {}}],
          "runs": [
           {"run_id": "ready__mine__n64__s0", "condition": "ready", "view": "ready__view1", "label": "mine", "arm": "imported",
            "kind": "imported", "gridsize": 1, "n": 64, "seed": 0, "train": "ready", "test": "ready", "recon": "mine.npz",
@@ -49,7 +69,7 @@ process PLAN {
           {"run_id": "raw__yours__n64__s3", "condition": "raw", "view": "raw__gs1", "label": "yours", "arm": "imported",
            "kind": "imported", "gridsize": 1, "n": 64, "seed": 3, "train": "raw", "test": "raw", "recon": "yours.npz",
            "config": {}, "evaluate": {}}],
-         "skipped": [], "parameters": {}}
+         "skipped": [], "parameters": {"from": "evaluate"}}
         PLAN
         echo 'stub: two reconstructions' > plan.txt
         echo '{"schema_version": 1}' > manifest.json
@@ -63,20 +83,21 @@ process PLAN {
         cat > plan.json <<'PLAN'
         {"schema_version": 1,
          "datasets": [
-          {"id": "stub-train", "kind": "simulate", "file": null, "config": {"kind": "lines"}, "dose": "1e9", "n": 64},
-          {"id": "stub-test", "kind": "simulate", "file": null, "config": {"kind": "lines"}, "dose": "1e9", "n": 64}],
+          {"id": "stub-train", ${scans}, "config": {"kind": "lines"}, "dose": "1e9", "n": 64},
+          {"id": "stub-test", ${scans}, "config": {"kind": "lines"}, "dose": "1e9", "n": 64}${more.datasets}],
          "conditions": [
-          {"id": "stub", "train": "stub-train", "test": "stub-test", "dose": "1e9", "view": "all"}],
+          {"id": "stub", "train": "stub-train", "test": "stub-test", "dose": "1e9", "view": "all", "sides": ${more.sides}}],
          "views": [
-          {"id": "stub__gs1", "condition": "stub", "gridsize": 1, "train": "stub-train", "test": "stub-test", "file": null, "config": {}}],
+          {"id": "stub__gs1", "condition": "stub", "folder": "gs1", "gridsize": 1, "train": "stub-train", "test": "stub-test",
+           "file": ${view}, "config": {}}${more.views}],
          "runs": [
           {"run_id": "stub__pinn_torch_gs1__n64__s0", "condition": "stub", "view": "stub__gs1", "label": "pinn_torch_gs1",
            "arm": "pinn_torch", "kind": "train", "gridsize": 1, "n": 64, "seed": 0, "train": "stub-train",
-           "test": "stub-test", "config": {"model": {}, "train": {}}, "evaluate": {}},
+           "test": "stub-test", "model": ${model}, "config": {"model": {}, "train": {}}, "evaluate": {}},
           {"run_id": "stub__lsqml__n64__s0", "condition": "stub", "view": "stub__gs1", "label": "lsqml",
            "arm": "lsqml", "kind": "iterative", "gridsize": 1, "n": 64, "seed": 0, "train": "stub-train",
-           "test": "stub-test", "config": {"lsqml": {}}, "evaluate": {}}],
-         "skipped": [], "parameters": {}}
+           "test": "stub-test", "config": {"lsqml": {}}, "evaluate": {}}${more.runs}],
+         "skipped": [], "parameters": {"from": "${from}"}}
         PLAN
         echo 'stub: two runs' > plan.txt
         echo '{"schema_version": 1}' > manifest.json

@@ -1,6 +1,7 @@
 // Splits, chooses and groups one condition's scans at one gridsize: indices, never copies. No view when the data cannot give it.
 process PREPARE {
     tag "${meta.id}"
+    ext ids: { meta }
     label 'process_low'
     label 'isolated_arm'
 

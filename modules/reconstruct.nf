@@ -1,11 +1,12 @@
 // Runs a trained network over the test scan and stitches its patches, as one stream: patches never go to disk.
 process RECONSTRUCT {
     tag "${meta.id}"
+    ext ids: { meta }
     label 'process_gpu'
     label 'isolated_arm'
 
     input:
-    tuple val(meta), val(run), path(model), path(test_scan, stageAs: 'test/*'), path(view)
+    tuple val(meta), val(run), path(model, stageAs: 'model/*'), path(test_scan, stageAs: 'test/*'), path(view, stageAs: 'view/*')
     val device
     val code_rev
 

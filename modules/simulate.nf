@@ -1,6 +1,7 @@
 // Makes one synthetic scan, from nothing or from the object and probe of a base file.
 process SIMULATE {
     tag "${meta.id}"
+    ext ids: { meta }
     label 'process_low'
     label 'isolated_arm'
 

@@ -2,11 +2,12 @@
 // comes by the environment (nextflow.config), since an input value would be part of the task's identity.
 process TRAIN {
     tag "${meta.id}"
+    ext ids: { meta }
     label 'process_gpu'
     label 'isolated_arm'
 
     input:
-    tuple val(meta), val(run), path(train_scan, stageAs: 'train/*'), path(view)
+    tuple val(meta), val(run), path(train_scan, stageAs: 'train/*'), path(view, stageAs: 'view/*')
     val device
     val code_rev
 

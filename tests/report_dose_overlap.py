@@ -105,6 +105,7 @@ def view_entry(dose: str, view: str, gridsize: int) -> dict[str, Any]:
     return {
         "id": f"{condition}__gs{gridsize}",
         "condition": condition,
+        "folder": f"gs{gridsize}",
         "gridsize": gridsize,
         "config": config | VIEWS[view][1],
     }

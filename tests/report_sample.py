@@ -41,13 +41,16 @@ SKIPPED = {
 PLAN: dict[str, Any] = {
     "schema_version": 1,
     "datasets": [
-        {"id": "lines-train", "kind": "simulate", "n": 64, "dose": "1e9"},
-        {"id": "lines-test", "kind": "simulate", "n": 64, "dose": "1e9"},
-        {"id": "star", "kind": "ingest", "n": 64, "dose": None},
+        {"id": "lines-train", "kind": "simulate", "n": 64, "dose": "1e9", "truth": True},
+        {"id": "lines-test", "kind": "simulate", "n": 64, "dose": "1e9", "truth": True},
+        {"id": "star", "kind": "ingest", "n": 64, "dose": None, "truth": False},
     ],
     "conditions": [
-        {"id": "lines_d1e9", "train": "lines-train", "test": "lines-test", "dose": "1e9", "view": "all"},
-        {"id": "star", "train": "star", "test": "star", "dose": None, "view": "all"},
+        {
+            **{"id": "lines_d1e9", "object": "lines", "train": "lines-train", "test": "lines-test", "dose": "1e9"},
+            **{"view": "all", "sides": [64]},
+        },
+        {"id": "star", "object": "star", "train": "star", "test": "star", "dose": None, "view": "all", "sides": [64]},
     ],
     "views": [{"id": "lines_d1e9__gs1"}, {"id": "star__gs1"}],
     "runs": [*PINN, *TWIN, LSQML, LOST, UNPREPARED],

@@ -1,15 +1,18 @@
 """The command line: one command a process, plus a few for people. Only typer is imported before a command is known."""
 
+import errno
 import json
 import logging
+import math
+import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
 from ptychoflow import __version__
-from ptychoflow.errors import ContractError, PtychoflowError, UnavailableError, UsageError
+from ptychoflow.errors import ContractError, PtychoflowError, TransientError, UnavailableError, UsageError
 
 app = typer.Typer(
     add_completion=False,
@@ -24,6 +27,9 @@ app = typer.Typer(
 ptychovit = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The external model ptycho-vit.")
 app.add_typer(ptychovit, name="ptychovit")
 
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+
 Out = Annotated[Path, typer.Option(help="Folder for the outputs.")]
 CodeRev = Annotated[str | None, typer.Option(help="Refuse to run unless the package has this code revision.")]
 Json = Annotated[str, typer.Option(help="JSON text, or @FILE to read it from a file.")]
@@ -34,7 +40,47 @@ Device = Annotated[
     Literal["cpu", "cuda"], typer.Option(help="cpu or cuda; cuda without a GPU is an error (69), never a CPU run.")
 ]
 Attempt = Annotated[int, typer.Option(min=1, help="Which try of the task this is.")]
-LossTolerance = Annotated[float, typer.Option(min=0, help="Share of the reference by which a loss may exceed it.")]
+
+
+def _finite(value: float) -> float:
+    """Refuse what `min` lets through: no report could hold infinity, or NaN."""
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"expected a finite number, got {value}")
+    return value
+
+
+PtychovitRepo = Annotated[
+    str | None,
+    typer.Option("--ptychovit-repo", "--ptychovit_repo", help="Checkout of ptycho-vit at the pinned commit, absolute."),
+]
+PtychovitPython = Annotated[
+    str | None,
+    typer.Option(
+        "--ptychovit-python", "--ptychovit_python", help="Interpreter of the checkout's environment, absolute."
+    ),
+]
+PtychovitImage = Annotated[
+    str | None,
+    typer.Option(
+        "--ptychovit-image", "--ptychovit_image", help="Name of the image that this process runs in, instead of both."
+    ),
+]
+TreeDigest = Annotated[
+    str | None, typer.Option(help="tree_sha256 of the image build; needed where the tree has no git metadata.")
+]
+AllowDouble = Annotated[
+    str | None,
+    typer.Option("--allow-double", "--allow_double", help="For tests: tree_sha256 of the contract double to admit."),
+]
+Checkpoint = Annotated[
+    Path | None, typer.Option(help="Folder of an earlier run of the external model; for inference also a weights file.")
+]
+BaseConfig = Annotated[
+    Path | None, typer.Option(dir_okay=False, help="config.yaml instead of the checkpoint's own, or the checkout's.")
+]
+LossTolerance = Annotated[
+    float, typer.Option(min=0, callback=_finite, help="Share of the reference by which a loss may exceed it.")
+]
 
 
 def _version(show: bool) -> None:
@@ -73,7 +119,7 @@ def _json(text: str, *, what: str) -> dict[str, Any]:
     """Return the object in JSON text or in @FILE."""
     try:
         value = json.loads(Path(text[1:]).read_text() if text.startswith("@") else text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{what}: not JSON: {error}") from error
     if not isinstance(value, dict):
         raise UsageError(f"{what}: expected a JSON object, got {type(value).__name__}")
@@ -292,6 +338,7 @@ def evaluate(
     view: InputFile,
     patch_metrics: OptionalFile = None,
     snapshots: OptionalFile = None,
+    other_views: Files = None,
     out: Out = Path(),
     code_rev: CodeRev = None,
 ) -> None:
@@ -309,6 +356,7 @@ def evaluate(
         view=view,
         patch_metrics=patch_metrics,
         snapshots=snapshots,
+        other_views=other_views or [],
         out_dir=out,
     )
 
@@ -316,8 +364,8 @@ def evaluate(
 @app.command("compare-condition")
 def compare_condition(
     condition: Json,
-    test_scan: InputFile,
-    view: InputFile,
+    test_scan: Files = None,
+    view: Files = None,
     recons: Files = None,
     metrics: Files = None,
     curves: Files = None,
@@ -332,8 +380,8 @@ def compare_condition(
     _need(entry, "id", what="--condition")
     command.run(
         condition=entry,
-        test_scan=test_scan,
-        view=view,
+        test_scans=test_scan or [],
+        views=view or [],
         recons=recons or [],
         metrics=metrics or [],
         curves=curves or [],
@@ -410,8 +458,7 @@ def collect(
         typer.Option(exists=True, file_okay=False, help="Folder visuals/ of a condition; may be repeated."),
     ] = None,
     histories: Files = None,
-    train_manifests: Files = None,
-    dataset_manifests: Files = None,
+    manifests: Files = None,
     bundles: Files = None,
     min_success: Annotated[int, typer.Option(min=0, help="Fewest ok runs for success.")] = 1,
     loss_reference: Annotated[
@@ -421,6 +468,9 @@ def collect(
         ),
     ] = None,
     loss_tolerance: LossTolerance = 0.25,
+    given: Annotated[
+        str, typer.Option(help="Paths of given scans and views by id, relative to the sheets, as JSON.")
+    ] = "{}",
     out: Out = Path(),
     code_rev: CodeRev = None,
 ) -> None:
@@ -434,12 +484,12 @@ def collect(
         metrics=metrics or [],
         comparisons=comparisons or [],
         histories=histories or [],
-        train_manifests=train_manifests or [],
-        dataset_manifests=dataset_manifests or [],
+        manifests=manifests or [],
         bundles=bundles or [],
         min_success=min_success,
         loss_reference=loss_reference,
         loss_tolerance=loss_tolerance,
+        given=_json(given, what="--given"),
         out_dir=out,
     )
 
@@ -456,7 +506,10 @@ def check_loss(
     arm: Annotated[str | None, typer.Option(help="Arm to check; every arm of the reference when absent.")] = None,
     tolerance: LossTolerance = 0.25,
     abs_tolerance: Annotated[
-        float, typer.Option(min=0, help="What a loss may exceed its reference by in any case, in its own unit.")
+        float,
+        typer.Option(
+            min=0, callback=_finite, help="What a loss may exceed its reference by in any case, in its own unit."
+        ),
     ] = 1e-6,
     promote: Annotated[
         bool,
@@ -486,6 +539,16 @@ def check_loss(
             report=report,
         )
     )
+
+
+@app.command("verify-outputs")
+def verify_outputs(
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Output folder of a run (--outdir).")],
+) -> None:
+    """Recheck every checksum that the manifests of a run recorded; exit 65 with every file that is missing or changed."""
+    from ptychoflow.commands import verify_outputs as command
+
+    print(command.run(folder))
 
 
 @app.command("export-view")
@@ -523,14 +586,15 @@ def export_pair(
         ),
     ] = None,
     name: Annotated[str, typer.Option(help="Object name, first part of the file names.")] = "scan",
+    part: Annotated[Literal["train", "test"], typer.Option(help="Which frames of the view.")] = "test",
     out: Out = Path(),
     code_rev: CodeRev = None,
 ) -> None:
-    """Write the pairs of HDF5 files that ptycho-vit reads: the view's test frames, or all; frames of 256 px."""
+    """Write the pairs of HDF5 files that ptycho-vit reads: one part of a view, or all frames; frames of 256 px."""
     _start(out, code_rev)
     from ptychoflow.commands import export_pair as command
 
-    for path in command.run(scan=scan, view=view, object_file=object_file, name=name, out_dir=out):
+    for path in command.run(scan=scan, view=view, object_file=object_file, name=name, part=part, out_dir=out):
         print(path)
 
 
@@ -549,6 +613,130 @@ def ptychovit_validate(
     print(command.run(folder, training=training))
 
 
+@ptychovit.command("run")
+def ptychovit_run(
+    run: Json,
+    test_pairs: Annotated[
+        Path, typer.Option(exists=True, file_okay=False, help="Folder that export-pair wrote: pairs and manifest.json.")
+    ],
+    train_pairs: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="The same with the pairs to train on; not in inference."),
+    ] = None,
+    checkpoint: Checkpoint = None,
+    base_config: BaseConfig = None,
+    ptychovit_repo: PtychovitRepo = None,
+    ptychovit_python: PtychovitPython = None,
+    ptychovit_image: PtychovitImage = None,
+    tree_digest: TreeDigest = None,
+    allow_double: AllowDouble = None,
+    device: Device = "cpu",
+    attempt: Attempt = 1,
+    out: Out = Path(),
+    code_rev: CodeRev = None,
+) -> None:
+    """Run the external model on pairs: recon.npz, status.json, manifest.json, history.csv, stdout.log, stderr.log."""
+    _start(out, code_rev)
+    from ptychoflow.arms.ptychovit.checkout import choose_way
+    from ptychoflow.arms.ptychovit.restore import PtychoVitConfig
+    from ptychoflow.commands import ptychovit_run as command
+    from ptychoflow.config import parse
+
+    entry = _json(run, what="--run")
+    command.run(
+        parse(PtychoVitConfig, entry.get("config", {}).get("ptychovit", {}), what="ptychovit"),
+        run_meta=_meta(entry),
+        way=choose_way(ptychovit_repo, ptychovit_python, ptychovit_image),
+        test_pairs=test_pairs,
+        train_pairs=train_pairs,
+        checkpoint=checkpoint,
+        base_config=base_config,
+        digest=tree_digest,
+        allow_double=allow_double,
+        device=device,
+        attempt=attempt,
+        inherited=os.environ,
+        search_path=sys.path,
+        out_dir=out,
+    )
+
+
+@ptychovit.command("fresh")
+def ptychovit_fresh(
+    output_dir: Annotated[
+        Path, typer.Option(file_okay=False, help="Folder of the baseline; new, or with --force-clean.")
+    ],
+    checkpoint: Annotated[Path, typer.Option(help="best_model.pth with its config.yaml beside it, or their folder.")],
+    ptychovit_repo: PtychovitRepo = None,
+    ptychovit_python: PtychovitPython = None,
+    ptychovit_image: PtychovitImage = None,
+    base_config: BaseConfig = None,
+    tree_digest: TreeDigest = None,
+    allow_double: AllowDouble = None,
+    n: Annotated[
+        int, typer.Option("--N", help="Frame side of the other arms of such a study; this arm's is always 256.")
+    ] = 128,
+    gridsize: Annotated[int, typer.Option(help="Frames in a group; this arm takes 1.")] = 1,
+    nimgs_train: Annotated[
+        int, typer.Option(help="Train objects of such a study; recorded, inference trains nothing.")
+    ] = 8,
+    nimgs_test: Annotated[int, typer.Option(help="Test objects, one pair each.")] = 8,
+    set_phi: Annotated[bool, typer.Option("--set-phi", "--set_phi", help="Objects have a phase.")] = False,
+    size: Annotated[int, typer.Option(help="Side of an object, px.")] = 392,
+    step_px: Annotated[float, typer.Option(help="Raster step, px.")] = 10.0,
+    data_seed: Annotated[int, typer.Option(help="Root seed of objects and noise.")] = 42,
+    report_object: Annotated[int, typer.Option(help="Test object that the files and pictures show, from 0.")] = 0,
+    time_limit_s: Annotated[float, typer.Option(help="Wall time of the external programs together, s.")] = 14400.0,
+    device: Device = "cpu",
+    force_clean: Annotated[
+        bool, typer.Option("--force-clean", help="Remove an earlier fresh run of the folder.")
+    ] = False,
+    reuse_existing_recons: Annotated[
+        bool,
+        typer.Option("--reuse-existing-recons", help="Score what lies there again; such a folder never passes verify."),
+    ] = False,
+) -> None:
+    """Make a fresh baseline of the external model on grid-lines data; check it with ptychovit verify."""
+    _start(output_dir, None)
+    from ptychoflow.arms.ptychovit.checkout import choose_way
+    from ptychoflow.commands import ptychovit_fresh as command
+    from ptychoflow.config import parse
+
+    options = {
+        "n": n, "gridsize": gridsize, "nimgs_train": nimgs_train, "nimgs_test": nimgs_test, "set_phi": set_phi, "size": size,
+        "step_px": step_px, "data_seed": data_seed, "report_object": report_object, "time_limit_s": time_limit_s,
+    }  # fmt: skip
+    print(
+        command.run(
+            parse(command.FreshConfig, options, what="ptychovit fresh"),
+            way=choose_way(ptychovit_repo, ptychovit_python, ptychovit_image),
+            checkpoint=checkpoint,
+            base_config=base_config,
+            digest=tree_digest,
+            allow_double=allow_double,
+            device=device,
+            force_clean=force_clean,
+            reuse_recons=reuse_existing_recons,
+            inherited=os.environ,
+            search_path=sys.path,
+            out_dir=output_dir,
+        )
+    )
+
+
+@ptychovit.command("verify")
+def ptychovit_verify(
+    output_dir: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder that ptychovit fresh wrote.")],
+    allow_double: Annotated[
+        bool, typer.Option("--allow-double", "--allow_double", help="For tests: a run of the contract double may pass.")
+    ] = False,
+) -> None:
+    """Prove that a baseline is fresh; exit 65 with every finding when it is not."""
+    from ptychoflow.commands import ptychovit_verify as command
+
+    print(command.run(output_dir, allow_double=allow_double))
+
+
 @app.command("check-device")
 def check_device(device: Device = "cpu", out: Out = Path(), code_rev: CodeRev = None) -> None:
     """Tell what this machine computes with, after a step of every installed framework: device.json."""
@@ -558,16 +746,32 @@ def check_device(device: Device = "cpu", out: Out = Path(), code_rev: CodeRev = 
     print(command.run(device, out_dir=out))
 
 
+def _end(text: str, code: int) -> NoReturn:
+    """End with one message, in which no name of a file can move the cursor or hide a line of a terminal."""
+    shown = "".join(one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in text)
+    print(f"ptychoflow: {shown}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _file_of(error: OSError) -> str:
+    return "the output" if error.filename is None else str(error.filename2 or error.filename)
+
+
 def main() -> None:
     """Entry of `python -m ptychoflow.cli`: our own errors are one message and their exit code, never a traceback."""
     try:
         app()
     except PtychoflowError as error:
-        print(f"ptychoflow: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _end(str(error), error.exit_code)
     except FileNotFoundError as error:
-        print(f"ptychoflow: no such file: {error.filename}", file=sys.stderr)
-        sys.exit(ContractError.exit_code)
+        _end(f"no such file: {error.filename}", ContractError.exit_code)
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            _end(f"no space left for {_file_of(error)}; free some and start again", TransientError.exit_code)
+        if error.errno in NOT_WRITABLE:
+            told = f"{_file_of(error)} cannot be written ({error.strerror}); give a folder that can be"
+            _end(told, UsageError.exit_code)
+        raise
     except SystemExit as stop:
         # The argument parser ends with 2, which Nextflow and shells use for other things: bad usage is 64 here.
         sys.exit(UsageError.exit_code if stop.code == 2 else stop.code)

@@ -4,7 +4,8 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,13 @@ from ptychoflow.data.storage import write_json
 from ptychoflow.errors import ContractError
 from ptychoflow.records import View
 
-VERSIONED = ("numpy", "scipy", "h5py", "scikit-image", "torch", "tensorflow", "tensorflow-cpu", "keras", "ptychi")
+PROCESSES = {"compare-condition": "COMPARE"}
+"""Processes of the workflow that are not called as their command is."""
+
+VERSIONED = (
+    *("numpy", "scipy", "h5py", "scikit-image", "matplotlib"),
+    *("torch", "tensorflow", "tensorflow-cpu", "keras", "ptychi"),
+)
 
 
 def sha256_file(path: Path) -> str:
@@ -76,25 +83,57 @@ def versions() -> dict[str, str]:
     return found
 
 
+def used_versions() -> dict[str, str]:
+    """Return those of `versions` that this process has loaded by now."""
+    modules = {"scikit-image": "skimage", "tensorflow-cpu": "tensorflow"}
+    return {
+        name: value
+        for name, value in versions().items()
+        if name not in VERSIONED or modules.get(name, name) in sys.modules
+    }
+
+
+def process_versions(manifests: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the versions of every process of a run: a text where its tasks agree, a list where they do not.
+
+    Args:
+        manifests: manifest.json of every task.
+    """
+    found: dict[str, dict[str, set[str]]] = {}
+    for manifest in manifests:
+        process = PROCESSES.get(manifest["command"], manifest["command"].upper())
+        for name, version in manifest["versions"].items():
+            found.setdefault(process, {}).setdefault(name, set()).add(version)
+    return {
+        process: {name: only[0] if len(only := sorted(values)) == 1 else only for name, values in names.items()}
+        for process, names in found.items()
+    }
+
+
 def write_manifest(
     out_dir: Path,
     *,
     command: str,
     inputs: Mapping[str, Path],
-    outputs: list[str],
+    outputs: Iterable[str] | Mapping[str, str],
     parameters: Any,
     facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write `manifest.json`: checksums of inputs and outputs by file name, parameters, versions; no absolute paths, no dates."""
+    """Write `manifest.json`: checksums of inputs and outputs by file name, parameters, versions; no absolute paths, no dates.
+
+    Outputs are names of files in `out_dir`, or their checksums by name where these are known already. The versions are of what
+    the process has loaded.
+    """
+    sums = outputs if isinstance(outputs, Mapping) else {name: sha256_file(out_dir / name) for name in outputs}
     write_json(
         out_dir / "manifest.json",
         {
             "schema_version": SCHEMA_VERSION,
             "command": command,
             "inputs": {key: {"name": path.name, "sha256": sha256_file(path)} for key, path in inputs.items()},
-            "outputs": {name: sha256_file(out_dir / name) for name in outputs},
+            "outputs": dict(sums),
             "parameters": parameters,
             "facts": dict(facts or {}),
-            "versions": versions(),
+            "versions": used_versions(),
         },
     )

@@ -54,22 +54,79 @@ def test_unknown_study_is_refused_with_the_nearest_name(nextflow, project, tmp_p
     assert launch.trace() == []
 
 
-def test_groovy_and_python_compute_the_same_code_revision(nextflow, project, tmp_path):
+@pytest.fixture(scope="module")
+def functions(nextflow, project, tmp_path_factory):
+    """Return what functions of modules/functions.nf print: of the code revision, of containers, of given files."""
+    folder = tmp_path_factory.mktemp("functions")
     # '-' < '.' < '/' < letters: the order of whole paths differs from a walk folder by folder.
-    tree = tmp_path / "tree"
+    tree = folder / "tree"
     for name in ("b.py", "b-c.py", "b/a.py", "b/__pycache__/a.pyc", "B.py", "notes.txt", "é.py"):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_text(f"# {name}\n")
     package = project / "python" / "ptychoflow"
-    script = tmp_path / "rev.nf"
-    script.write_text(
-        f"include {{ codeRevision }} from '{project}/modules/functions'\n"
-        f"workflow {{\n  println('tree ' + codeRevision(file('{tree}')))\n"
-        f"  println('package ' + codeRevision(file('{package}')))\n}}\n"
+    (folder / "trace.tsv").write_text(
+        "process\tcontainer\nFLOW:A\treg/one:1\nFLOW:B\treg/two:1\nFLOW:C\treg/x@sha256:ff\nFLOW:SUB:D\t-\n"
     )
-    launch = nextflow(tmp_path / "launch", "run", script)
-    assert f"tree {code_revision(tree)}" in launch.text
-    assert f"package {code_revision(package)}" in launch.text
+    (folder / "lock.json").write_text(
+        '{"images": {"a": {"image": "reg/one:1", "digest": "sha256:ab"}, "b": {"image": "reg/two:1", "digest": null}}}'
+    )
+    script = folder / "rev.nf"
+    script.write_text(
+        f"""include {{
+            codeRevision ; containersOf ; givenFiles ; jsonText ; located ; missingFiles
+        }} from '{project}/modules/functions'
+        workflow {{
+            println('tree ' + codeRevision(file('{tree}')))
+            println('package ' + codeRevision(file('{package}')))
+            def trace = file('{folder}/trace.tsv')
+            println('engine ' + jsonText(containersOf(trace, 'docker', file('{folder}/lock.json'))))
+            println('none ' + jsonText(containersOf(trace, null, file('{folder}/absent.json'))))
+            def ready = [id: 'r', kind: 'ready', file: file('/data/old/it\\'s.npz')]
+            def plan = [
+                datasets: [ready, [id: 'i', kind: 'ingest', file: file('/raw.npz')]],
+                views: [[id: 'v', file: file('/data/new/results/v.npz')], [id: 'w', file: null]],
+            ]
+            println('given ' + jsonText(givenFiles(plan, file('/data/new/results/sheets'))))
+            def runs = [[run_id: 'there', model: 'launch'], [run_id: 'lost', model: '../m/gone'], [run_id: 'none']]
+            def recon = located([datasets: [], views: [], runs: runs], file('{folder}'), null)
+            println('missing ' + jsonText(missingFiles(recon)))
+        }}
+        """
+    )
+    return {"tree": tree, "package": package, "launch": nextflow(folder / "launch", "run", script)}
+
+
+def printed(functions, word):
+    (line,) = (line for line in functions["launch"].text.splitlines() if line.startswith(f"{word} "))
+    return line.removeprefix(f"{word} ")
+
+
+def test_groovy_and_python_compute_the_same_code_revision(functions):
+    for name in ("tree", "package"):
+        assert printed(functions, name) == code_revision(functions[name])
+
+
+def test_a_container_is_named_with_its_digest_where_that_is_known(functions):
+    assert json.loads(printed(functions, "engine")) == {
+        "A": "reg/one:1, digest sha256:ab",
+        "B": "reg/two:1, digest not recorded: built on this machine",
+        "C": "reg/x@sha256:ff",
+        "D": "no container",
+    }
+    assert set(json.loads(printed(functions, "none")).values()) == {"no container"}
+
+
+def test_given_files_are_named_as_seen_from_the_sheets_of_the_run(functions):
+    """Oracle: the relative paths, written out. What is ingested is made anew, and is not given."""
+    assert json.loads(printed(functions, "given")) == {
+        "datasets": {"r": "../../../old/it's.npz"},
+        "views": {"v": "../v.npz"},
+    }
+
+
+def test_a_model_that_is_not_there_is_named_by_its_run(functions):
+    gone = functions["tree"].parent.parent / "m" / "gone"
+    assert json.loads(printed(functions, "missing")) == f"1 input file(s) not found:\n  - lost: {gone}"
 
 
 def test_plan_only_prints_the_table_of_runs_and_stops(nextflow, project, tmp_path):

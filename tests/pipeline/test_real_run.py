@@ -1,9 +1,15 @@
 """The flow with its science, on two tiny simulated scans: outputs, caching, and exact re-runs."""
 
 import csv
+import importlib.metadata
 import json
+import os
+import shutil
+import subprocess
+import sys
 
 import pytest
+import yaml
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
 
@@ -65,10 +71,93 @@ def test_a_finished_run_is_scored_again_with_other_options(nextflow, project, re
         assert new["arm"] == "imported"
 
 
+# What -profile test and `real_launch` say of training.
+TRAINED = (
+    *("--study", "lines", "--epochs", "2", "--batch_size", "4", "--learning_rate", "4e-4"),
+    *("--n_filters_scale", "1"),
+)
+
+
+@pytest.mark.parametrize(
+    ("start", "sheet", "options", "labels", "processes"),
+    [
+        ("prepare", "scans", ("--models", "lsqml"), ["lsqml"], {"PREPARE", "LSQML"}),
+        ("train", "views", ("--models", "pinn_torch", *TRAINED), ["pinn_torch_gs1"], {"TRAIN", "RECONSTRUCT"}),
+        ("recon", "models", (), ARMS, {"RECONSTRUCT", "LSQML"}),
+    ],
+)
+def test_a_run_goes_on_from_its_sheets_to_the_same_scores(
+    nextflow, project, real_launch, tmp_path, start, sheet, options, labels, processes
+):
+    """Oracle: the scores of the run that wrote the sheets. Every arm repeats its numbers on the same machine and threads."""
+    sheets = real_launch.results / "sheets"
+    epochs = [] if labels == ["pinn_torch_gs1"] else ["--lsqml_epochs", "5"]
+    asked = ["--from", start, "--input", sheets / f"{sheet}.csv", *options, *epochs, "--min_success", "0"]
+    again = nextflow(tmp_path, "run", project, *asked)
+    assert again.returncode == 0, again.text
+    assert set(again.tasks("COMPLETED")) == processes | {"PLAN", "EVALUATE", "COMPARE", "COLLECT"}
+    assert again.states().items() <= real_launch.states().items()
+    assert len(again.states()) == len(labels)
+    (condition,) = (again.results / "conditions").iterdir()
+    before = real_launch.results / "conditions" / condition.name
+    for label in labels:
+        name = f"runs/{label}/s0/evaluate/metrics.json"
+        new, old = (json.loads((folder / name).read_text()) for folder in (condition, before))
+        for block in ("stitched", "patch", "consistency"):
+            assert new[block] == old[block]
+    # What was given lies in the first run's folder, and is named as seen from this one's sheets.
+    with (again.results / "sheets" / "recons.csv").open(newline="") as stream:
+        for row in csv.DictReader(stream):
+            scan = (again.results / "sheets" / row["scan"]).resolve()
+            assert scan == (real_launch.results / "datasets" / "lines-test" / "scan.npz").resolve()
+            assert (again.results / "sheets" / row["view"]).is_file()
+
+
+def verified(project, folder):
+    """Return exit code and text of verify-outputs."""
+    command = [str(project / "bin" / "ptychoflow"), "verify-outputs", str(folder)]
+    environment = os.environ | {"PTYCHOFLOW_PYTHON": sys.executable}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_every_checksum_of_a_finished_run_is_rechecked(project, real_launch, tmp_path):
+    """Every published file but those that the head of the run writes is recorded, and one flipped byte is found."""
+    code, text = verified(project, real_launch.results)
+    assert code == 0, text
+    files = [path.relative_to(real_launch.results) for path in real_launch.results.rglob("*") if path.is_file()]
+    own = {"manifest.json", "trace.tsv", "report.html", "timeline.html", "dag.mmd", "params.json", "versions.yml"}
+    by_task = [
+        path for path in files if not (path.name in own and path.parts[0] != "summary") and path.parts[0][0] != "."
+    ]
+    count = len([path for path in by_task if path.name != "manifest.json"])
+    assert f"{count} files are what" in text
+    copy = tmp_path / "results"
+    shutil.copytree(real_launch.results, copy)
+    (recon,) = copy.glob("conditions/*/recons/lsqml/s0/recon.npz")
+    data = bytearray(recon.read_bytes())
+    data[len(data) // 2] ^= 1
+    recon.write_bytes(data)
+    code, text = verified(project, copy)
+    assert code == 65
+    assert f"{recon.relative_to(copy)}: changed" in text
+
+
+def test_versions_are_those_of_the_processes_that_ran(real_launch):
+    found = yaml.safe_load((real_launch.results / "pipeline_info" / "versions.yml").read_text())
+    processes = found["processes"]
+    assert processes.keys() == set(real_launch.tasks())
+    assert processes["TRAIN"]["torch"] == importlib.metadata.version("torch")
+    assert "torch" not in processes["SIMULATE"]
+    assert processes["LSQML"]["ptychi"] == importlib.metadata.version("ptychi")
+    assert {one["code_rev"] for one in processes.values()} == {processes["PLAN"]["code_rev"]}
+
+
 def test_exact_reruns(nextflow, own_project, tmp_path):
     project = own_project(tmp_path / "project")
     # So short a training ends flat: that is a failed row, and here no reason for a return code of 1.
-    options = ["run", project, "-profile", "test", "--models", "pinn_torch", "--n_groups", "16", "--min_success", "0"]
+    tiny = ["--size", "128", "--step_train_px", "8", "--n_groups", "16", "--min_success", "0"]
+    options = ["run", project, "-profile", "test", "--models", "pinn_torch", *tiny]
     first = nextflow(tmp_path / "launch", *options)
     assert first.returncode == 0, first.text
     everything = {"PLAN", "SIMULATE", "PREPARE", "TRAIN", "RECONSTRUCT", "EVALUATE", "COMPARE", "COLLECT"}
@@ -81,11 +170,11 @@ def test_exact_reruns(nextflow, own_project, tmp_path):
     scoring = nextflow(tmp_path / "launch", *options, "--phase_ramp", "--infer_batch_size", "8", "-resume")
     assert set(scoring.tasks("CACHED")) == {"SIMULATE", "PREPARE", "TRAIN"}
 
-    epochs = nextflow(tmp_path / "launch", *options, "--epochs", "3", "-resume")
+    epochs = nextflow(tmp_path / "launch", *options, "--epochs", "2", "-resume")
     assert set(epochs.tasks("COMPLETED")) == everything - {"SIMULATE", "PREPARE"}
     assert set(epochs.tasks("CACHED")) == {"SIMULATE", "PREPARE"}
 
-    seeds = nextflow(tmp_path / "launch", *options, "--epochs", "3", "--seeds", "0,1", "-resume")
+    seeds = nextflow(tmp_path / "launch", *options, "--epochs", "2", "--seeds", "0,1", "-resume")
     for process in ("TRAIN", "RECONSTRUCT", "EVALUATE"):
         (new,) = seeds.tasks("COMPLETED")[process]
         (old,) = seeds.tasks("CACHED")[process]
@@ -95,7 +184,7 @@ def test_exact_reruns(nextflow, own_project, tmp_path):
     # One revision stands for the whole package: an edit anywhere in it reruns all that runs it.
     with (project / "python" / "ptychoflow" / "report" / "__init__.py").open("a") as stream:
         stream.write("# edited\n")
-    edited = nextflow(tmp_path / "launch", *options, "--epochs", "3", "--seeds", "0,1", "-resume")
+    edited = nextflow(tmp_path / "launch", *options, "--epochs", "2", "--seeds", "0,1", "-resume")
     assert edited.returncode == 0, edited.text
     assert edited.tasks("CACHED") == {}
     assert set(edited.tasks("COMPLETED")) == everything

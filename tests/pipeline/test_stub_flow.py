@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 pytestmark = pytest.mark.pipeline
 
@@ -34,13 +35,13 @@ TREE = [
     "conditions/stub/visuals/amp_phase_lsqml.png",
     "conditions/stub/visuals/compare_amp_phase.png",
     "conditions/stub/visuals/comparison.json",
-    "sheets/recons.csv",
+    *(f"sheets/{name}.csv" for name in ("scans", "views", "models", "recons")),
     *(f"summary/{name}.csv" for name in ("metrics", "statistics", "comparisons")),
     "summary/run_status.tsv",
     "summary/summary.md",
     "summary/report.html",
     *(f"pipeline_info/{name}" for name in ("plan.json", "plan.txt", "trace.tsv", "report.html", "timeline.html")),
-    *(f"pipeline_info/{name}" for name in ("dag.mmd", "params.json")),
+    *(f"pipeline_info/{name}" for name in ("dag.mmd", "params.json", "versions.yml", "manifest.json")),
 ]
 
 
@@ -58,6 +59,14 @@ def test_the_output_tree_is_complete(stub_launch):
     assert [name for name in TREE if not (stub_launch.results / name).is_file()] == []
     parameters = json.loads((stub_launch.results / "pipeline_info" / "params.json").read_text())
     assert parameters["study"] == "lines"
+
+
+def test_versions_name_workflow_and_containers(stub_launch):
+    found = yaml.safe_load((stub_launch.results / "pipeline_info" / "versions.yml").read_text())
+    assert found["workflow"]["nextflow"] in stub_launch.text
+    assert found["workflow"]["engine"] == "no container"
+    assert set(found["containers"].values()) == {"no container"}
+    assert found["containers"].keys() >= FLOW.keys() - {"COLLECT"}  # the last line of the trace may come late
 
 
 def test_the_completion_table_is_printed(stub_launch):
@@ -114,6 +123,30 @@ def test_given_files_are_staged_as_they_are(stub_rescored):
         "test/scan.npz": "datasets/scan.npz",
     }.items():
         assert (task / staged).resolve() == (stub_rescored.folder / given).resolve()
+
+
+@pytest.mark.parametrize(
+    ("start", "absent", "sheets"),
+    [
+        ("prepare", ["SIMULATE"], ["models", "recons", "views"]),
+        ("train", ["SIMULATE", "PREPARE"], ["models", "recons"]),
+        ("recon", ["SIMULATE", "PREPARE", "TRAIN"], ["recons"]),
+    ],
+)
+def test_what_earlier_stages_made_joins_the_flow_where_they_do(nextflow, project, tmp_path, start, absent, sheets):
+    given = tmp_path / "given"
+    (given / "model").mkdir(parents=True)
+    for name in ("scan.npz", "view.npz", "sheet.csv"):
+        (given / name).touch()
+    launch = nextflow(tmp_path, "run", project, "-stub-run", "--from", start, "--input", "given/sheet.csv")
+    assert launch.returncode == 0, launch.text
+    assert counts(launch, "COMPLETED") == {process: n for process, n in FLOW.items() if process not in absent}
+    assert launch.states() == {NEURAL: "ok", ITERATIVE: "ok"}
+    assert sorted(path.stem for path in (launch.results / "sheets").iterdir()) == sheets
+    (task,) = (Path(row["workdir"]) for row in launch.trace() if row["process"] == "RECONSTRUCT")
+    assert ((task / "model" / "model").resolve() == given / "model") is (start == "recon")
+    assert ((task / "view" / "view.npz").resolve() == given / "view.npz") is (start != "prepare")
+    assert (task / "test" / "scan.npz").resolve() == given / "scan.npz"
 
 
 @pytest.mark.parametrize("fail_on_arm_error", [False, True])

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 
 import report_sample as sample
 from ptychoflow.commands import collect
@@ -19,11 +20,25 @@ WEIGHTS = {"nll_weight": 1.0, "mae_weight": 0.0, "realspace_weight": 0.0}
 PLAN = {
     **sample.PLAN,
     "views": [
-        {"id": "lines_d1e9__gs1", "condition": CONDITION, "gridsize": 1},
-        {"id": "star__gs1", "condition": "star", "gridsize": 1},
+        {
+            **{"id": f"{condition}__gs1", "condition": condition, "folder": "gs1", "gridsize": 1, "file": None},
+            **{"train": train, "test": test, "config": {"split": split, "guard_px": None, "heldout": [3, 11]}},
+        }
+        for condition, train, test, split in (
+            (CONDITION, "lines-train", "lines-test", "scans"),
+            ("star", "star", "star", "none"),
+        )
     ],
     "runs": [
-        {**run, "backend": "torch", "supervised": False, "config": {"model": {}, "train": WEIGHTS}, "evaluate": {}}
+        {
+            **run,
+            "train": "lines-train",
+            "test": "lines-test",
+            "backend": "torch",
+            "supervised": False,
+            "config": {"model": {}, "train": WEIGHTS},
+            "evaluate": {},
+        }
         for run in sample.PLAN["runs"]
     ],
 }
@@ -31,12 +46,21 @@ PLAN = {
 
 def train_manifest(run):
     facts = {"final_loss": 0.5 + run["seed"], "final_validation_loss": 0.6, "epochs": 50, "bundle_sha256": "b0"}
-    return {"parameters": {"run": {"run_id": run["run_id"]}}, "facts": facts, "inputs": {"view": {"sha256": "71"}}}
+    run_id = {"run_id": run["run_id"]}
+    inputs = {"view": {"sha256": "71"}}
+    return {
+        "command": "train",
+        "parameters": {"run": run_id},
+        "facts": facts,
+        "inputs": inputs,
+        "versions": {"torch": "2"},
+    }
 
 
 def dataset_manifest(name):
     facts = {"n_frames": 40, "dose_measured_mean": 1.001e9}
-    return {"parameters": {"dataset": name}, "facts": facts, "outputs": {"scan.npz": "5c"}}
+    named = {"command": "simulate", "parameters": {"dataset": name}, "versions": {"numpy": f"1.{len(name)}"}}
+    return {**named, "facts": facts, "outputs": {"scan.npz": "5c"}}
 
 
 def read(folder, name):
@@ -46,7 +70,7 @@ def read(folder, name):
 @pytest.fixture
 def files(tmp_path):
     """Everything that arrived, called as a workflow calls it: numbered folders, names that tell nothing."""
-    kinds = ("statuses", "metrics", "comparisons", "histories", "train_manifests", "dataset_manifests")
+    kinds = ("statuses", "metrics", "comparisons", "histories", "manifests")
     given = {name: [] for name in kinds}
 
     def add(kind, name, text=None):
@@ -67,9 +91,9 @@ def files(tmp_path):
     given["comparisons"].append(visuals)
     add("histories", f"{sample.LSQML['run_id']}.history.csv", "epoch,loss,seconds\n0,2.0,0.1\n1,,0.1\n2,1.0,0.1\n")
     for run in (*sample.PINN, *sample.TWIN):
-        add("train_manifests", "manifest.json", json.dumps(train_manifest(run)))
+        add("manifests", "manifest.json", json.dumps(train_manifest(run)))
     for name in ("lines-train", "lines-test"):
-        add("dataset_manifests", "manifest.json", json.dumps(dataset_manifest(name)))
+        add("manifests", "manifest.json", json.dumps(dataset_manifest(name)))
     (tmp_path / "plan.json").write_text(json.dumps(PLAN))
     return {"plan": tmp_path / "plan.json", **given}
 
@@ -148,11 +172,38 @@ def test_statistics_and_comparisons_are_tables_too(files, tmp_path):
     assert {row["verdict"] for row in rows["comparisons"]} >= {"no difference shown"}
 
 
-def test_the_sheet_for_reentry_lists_what_was_scored(files, tmp_path):
+def test_the_sheets_for_reentry_list_what_is_there(files, tmp_path):
+    """Oracle: the statuses, manifests and metrics of the sample, read by hand."""
+    collect.run(**files, min_success=1, given={"views": {"star__gs1": "unused"}}, out_dir=tmp_path / "out")
+    rows = {}
+    for name in ("scans", "views", "models", "recons"):
+        with (tmp_path / "out" / f"{name}.csv").open(newline="") as stream:
+            rows[name] = list(csv.DictReader(stream))
+    assert {(row["label"], row["seed"]) for row in rows["recons"]} == {
+        (d["label"], str(d["seed"])) for d in sample.METRICS
+    }
+    assert [(row["id"], row["role"], row["heldout"]) for row in rows["scans"]] == [
+        ("lines-train", "train", ""), ("lines-test", "test", "[3, 11]"),
+    ]  # fmt: skip
+    ok = {
+        stage: {s["run_id"] for s in sample.STATUSES if (s["stage"], s["state"]) == (stage, "ok")}
+        for stage in ("prepare", "train")
+    }
+    assert {row["condition"] for row in rows["views"]} == {view.split("__")[0] for view in ok["prepare"]}
+    assert {row["model"] for row in rows["models"]} - {""} == {
+        f"../conditions/{CONDITION}/runs/{run['label']}/s{run['seed']}/train/model"
+        for run in sample.PLAN["runs"]
+        if run["run_id"] in ok["train"]
+    }
+
+
+def test_versions_are_told_process_by_process(files, tmp_path):
     collect.run(**files, min_success=1, out_dir=tmp_path / "out")
-    with (tmp_path / "out" / "recons.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    assert {(row["label"], row["seed"]) for row in rows} == {(d["label"], str(d["seed"])) for d in sample.METRICS}
+    found = yaml.safe_load((tmp_path / "out" / "versions.yml").read_text())["processes"]
+    assert found.keys() == {"TRAIN", "SIMULATE", "COLLECT"}
+    assert found["TRAIN"] == {"torch": "2"}
+    assert found["SIMULATE"] == {"numpy": ["1.10", "1.11"]}
+    assert found["COLLECT"]["numpy"] == np.__version__
 
 
 def test_histories_go_to_the_longest_matching_id(tmp_path):
@@ -182,7 +233,7 @@ def test_the_manifests_of_the_study_tell_every_run(files, tmp_path):
     listed = read(tmp_path / "out", "manifest.json")
     names = ("training_manifest.json", "skip_summary.json", "run_manifest.json", "comparison_manifest.json")
     assert {*names} <= listed["outputs"].keys()
-    assert {"train_manifest_0", "dataset_manifest_1"} <= listed["inputs"].keys()
+    assert {"manifest_0", "manifest_8"} <= listed["inputs"].keys()
     assert "loss_check.json" not in listed["outputs"]
 
 
@@ -222,7 +273,7 @@ def test_losses_are_checked_where_a_reference_is_given(files, tmp_path, caplog, 
     assert check["passed"] is passes
     assert [row["passed"] for row in check["results"][0]["checks"]] == [True, True, passes, True]
     assert [row["arm"] for row in check["not_checked"]] == ["pinn_tf", "baseline_torch"]
-    failed = "1 of 1 failed: dose 1e9, view all, gridsize 1, pinn_torch: lines_d1e9-train, seed 2: 2.5 exceeds"
+    failed = "1 of 1 failed: dose 1e9, view all, gridsize 1, pinn_torch: lines-train, seed 2: 2.5 exceeds"
     text = f"loss guardrail: {'1 of 1 passed' if passes else failed}"
     assert f"- {text}" in (tmp_path / "out" / "summary.md").read_text()
     levels = [record.levelname for record in caplog.records if text in record.message]

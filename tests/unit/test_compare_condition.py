@@ -72,7 +72,7 @@ class Study:
     def compare(self, **changes):
         out_dir = self.folder / "out"
         arguments = {
-            "condition": CONDITION, "test_scan": self.scan_path, "view": self.view_path, "recons": self.recons,
+            "condition": CONDITION, "test_scans": [self.scan_path], "views": [self.view_path], "recons": self.recons,
             "metrics": self.metrics, "curves": self.curves, "out_dir": out_dir,
         }  # fmt: skip
         out_dir.mkdir(exist_ok=True)

@@ -387,3 +387,21 @@ def test_curves_come_back_from_their_file(tmp_path: Path, scan: Scan, view: View
     first = curves[0]["complex"]
     assert first.frequency_nyquist[0] == pytest.approx(2 / 31, abs=1e-6)
     assert first.correlation[0] > 0.9 > 0.5 > first.correlation[-1]
+
+
+@pytest.mark.parametrize(("supervised", "epochs", "saw_truth", "states"), [(True, 3, True, 1), (False, None, None, 0)])
+def test_an_external_arm_is_trained_here_or_brings_its_weights(
+    tmp_path: Path, scan: Scan, view: View, supervised: bool, epochs: int | None, saw_truth: bool | None, states: int
+):
+    """Nothing is claimed of weights that were given: neither what they saw, nor how quality grew."""
+    cost = {"epochs": epochs, "train_seconds": 2.0, "reconstruct_seconds": 1.0}
+    recon = recon_of(truth_object(), metadata={"cost": cost})
+    # A training has a train set apart; which frames are in it does not matter here.
+    split = {"split": {"kind": "region" if supervised else "none"}}
+    train = FrameSet(view.heldout, view.heldout[:, None])
+    apart = replace(view, train=train, heldout=view.heldout[:0], metadata=split) if supervised else view
+    meta = {**RUN, "kind": "external", "supervised": supervised}
+    metrics = evaluated(tmp_path, scan, apart, recon, meta=meta)
+    assert metrics["fairness"]["saw_truth"] is saw_truth
+    assert metrics["fairness"]["n_train_frames"] == (len(view.heldout) if supervised else 0)
+    assert len(metrics["snapshots"]) == states

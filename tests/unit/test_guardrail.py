@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from ptychoflow.cli import app
+from ptychoflow.cli import app, main
 from ptychoflow.commands import check_loss
 from ptychoflow.errors import ContractError, UsageError
 from ptychoflow.study.guardrail import check_all, check_cell, limit_of, read_jobs, unshared, verdict
@@ -316,6 +316,19 @@ def test_a_run_that_failed_is_no_first_reference(files, trouble):
     paths = files(None, manifest(job(**trouble)))
     refused(paths, promote=True)
     assert not paths["reference"].exists()
+
+
+@pytest.mark.parametrize("option", ["--tolerance", "--abs-tolerance"])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_tolerance_that_is_no_number_is_a_usage_error(files, tmp_path, monkeypatch, capsys, option, value):
+    paths = files(manifest(job()), manifest(job()))
+    words = [f"--{name}={word}" for name, word in {**paths, **HERE}.items()]
+    monkeypatch.setattr("sys.argv", ["ptychoflow", "check-loss", *words, option, value])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 64
+    assert f"Invalid value for '{option}'" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["training_manifest.json"]
 
 
 def test_the_command_prints_the_verdict_and_writes_the_report_that_was_named(files, tmp_path):

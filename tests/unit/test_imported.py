@@ -7,7 +7,7 @@ import pytest
 from plan_cases import REGISTRY, ROOT, lines, only, sheet_of, siemens, study, usage_error
 from ptychoflow.commands import plan as command
 from ptychoflow.study.plan import make_plan, table
-from ptychoflow.study.resheet import COLUMNS, recon_sheet
+from ptychoflow.study.resheet import RECON_COLUMNS, Arrived, sheets
 from ptychoflow.study.samplesheet import read_sheet
 
 
@@ -44,9 +44,25 @@ def test_a_row_without_a_view_is_ingested_and_prepared():
 def test_a_row_with_a_view_takes_the_scan_as_it_is():
     plan = recon_plan(row(view="v.npz", object="o", dose="1E4", seed="2"))
     dataset, view = only(plan.datasets), only(plan.views)
-    assert dataset == {"id": "o", "kind": "ready", "file": "scans/star.npz", "config": {}, "dose": "1e4", "n": 64}
+    assert dataset == {
+        "id": "o",
+        "kind": "ready",
+        "file": "scans/star.npz",
+        "config": {},
+        "dose": "1e4",
+        "n": 64,
+        "truth": False,
+    }
     assert (view["id"], view["file"], view["config"]) == ("o__view1", "v.npz", {})
-    assert only(plan.conditions) == {"id": "o", "train": "o", "test": "o", "dose": "1e4", "view": "all"}
+    assert only(plan.conditions) == {
+        "id": "o",
+        "object": "o",
+        "train": "o",
+        "test": "o",
+        "dose": "1e4",
+        "view": "all",
+        "sides": [64],
+    }
     assert only(plan.runs)["run_id"] == "o__mine__n64__s2"
 
 
@@ -145,7 +161,10 @@ def test_what_says_nothing_beside_a_view_is_refused():
         ({"split": "region"}, "--split has no effect with --from evaluate"),
         ({"snapshots": "1"}, "--snapshots has no effect with --from evaluate"),
         ({"base": "b.npz"}, "--base is for scans to simulate"),
-        ({"from": "evaluat"}, "--from: unknown 'evaluat' (did you mean 'evaluate'?); known are start, evaluate"),
+        (
+            {"from": "evaluat"},
+            "--from: unknown 'evaluat' (did you mean 'evaluate'?); known are start, prepare, train, recon, evaluate",
+        ),
         ({"alin": "none"}, "unknown option 'alin' (did you mean 'align'?)"),
     ],
 )
@@ -160,6 +179,10 @@ def test_a_sheet_is_needed_and_start_is_the_default():
 
 
 # --- the re-entry sheet ---
+
+
+def recon_sheet(plan, finished):
+    return sheets(plan, Arrived(recons=finished), {})["recons.csv"]
 
 
 @pytest.mark.parametrize("plan", [lines(seeds="0,1", doses="1e3,1e4"), siemens()], ids=["lines", "siemens"])
@@ -180,13 +203,14 @@ def test_the_re_entry_sheet_plans_the_same_conditions_and_labels(tmp_path, plan)
 def test_the_re_entry_sheet_has_what_is_finished_and_was_made_here():
     plan = lines().as_json()
     finished = [plan["runs"][1]["run_id"], "stranger"]
-    plan["runs"][1]["gridsize"] = 2
+    plan["views"][0]["folder"] = "gs2"
     header, line = recon_sheet(plan, finished).splitlines()
-    assert header == ",".join(COLUMNS)
+    assert header == ",".join(RECON_COLUMNS)
     assert line.split(",")[2] == "../conditions/lines/views/gs2/view.npz"
     assert line.split(",")[3:] == ["baseline_torch_gs1", "lines", "0", "64", "1e9"]
     imported = recon_plan(row()).as_json()
-    assert recon_sheet(imported, [imported["runs"][0]["run_id"]]) == header + "\n"
+    # The sheet that such a run came from may lie in the same folder.
+    assert sheets(imported, Arrived(recons=[imported["runs"][0]["run_id"]]), {}) == {}
 
 
 def test_the_command_plans_a_sheet_of_reconstructions(tmp_path):

@@ -324,7 +324,7 @@ def test_outputs_of_the_command(quick):
     assert (status["state"], status["stage"], status["effective_batch_size"]) == ("ok", "lsqml", 32)
     assert status["attempt"] == 3
     assert set(status["seconds"]) == {"import", "setup", "run"}
-    assert set(manifest["outputs"]) == {"recon.npz", "snapshots.npz", "history.csv"}
+    assert set(manifest["outputs"]) == {"recon.npz", "snapshots.npz", "history.csv", "status.json"}
     recon = load_recon(folder / "recon.npz")
     assert recon.pixel_size_m == PIXEL_SIZE_M
     cost = recon.metadata["cost"]

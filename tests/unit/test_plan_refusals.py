@@ -48,7 +48,7 @@ def test_parameters_without_effect_on_a_single_scan_are_refused():
 
 def test_doses_of_measured_scans_are_refused_naming_both():
     message = usage_error(sheet_plan, {"id": "star", "scan": "star.npz"}, doses="1e4")
-    assert "--doses is for simulated scans, but --input scans.csv names measured ones (star)" in message
+    assert "--doses is for scans to simulate, but --input scans.csv names scans that are there (star)" in message
     assert "column 'dose'" in message
 
 

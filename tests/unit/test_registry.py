@@ -25,15 +25,16 @@ def altered(tmp_path, change):
 
 
 def test_the_shipped_arms_are_those_of_this_step(registry):
-    assert registry.ids == ["pinn_torch", "baseline_torch", "lsqml", "pinn", "baseline"]
+    assert registry.ids == ["pinn_torch", "baseline_torch", "lsqml", "pinn", "baseline", "pinn_ptychovit"]
     assert [arm.id for arm in registry.select(None)] == ["pinn_torch", "lsqml"]
     assert registry.imported.id == "imported"
-    assert len({arm.colour for arm in registry.arms}) == len(registry.arms) == 6
+    assert len({arm.colour for arm in registry.arms}) == len(registry.arms) == 7
 
 
 def test_select_keeps_the_order_asked_for_and_knows_all(registry):
     assert [arm.id for arm in registry.select(("lsqml", "pinn_torch"))] == ["lsqml", "pinn_torch"]
-    assert [arm.id for arm in registry.select(("all",))] == registry.ids
+    # An external arm needs code that the user supplies: it only runs by its name.
+    assert [arm.id for arm in registry.select(("all",))] == [name for name in registry.ids if name != "pinn_ptychovit"]
 
 
 def test_unknown_arms_are_named_together_with_the_nearest(registry):
@@ -44,7 +45,7 @@ def test_unknown_arms_are_named_together_with_the_nearest(registry):
     assert "'pin_torch' (did you mean 'pinn_torch'?)" in message
     assert "'lsqlm' (did you mean 'lsqml'?)" in message
     assert "'zzz'" in message
-    assert "known are pinn_torch, baseline_torch, lsqml, pinn, baseline, all (alone)" in message
+    assert "known are pinn_torch, baseline_torch, lsqml, pinn, baseline, pinn_ptychovit, all (alone)" in message
 
 
 def test_imported_is_no_model_and_the_error_says_what_to_do(registry):
@@ -86,7 +87,7 @@ def test_refusal_says_what_an_arm_cannot_take(registry, arm, data, expected):
 
 def test_labels_carry_the_gridsize_of_trained_arms_only(registry):
     assert [arm.label(2) for arm in registry.selectable] == [
-        *("pinn_torch_gs2", "baseline_torch_gs2", "lsqml", "pinn_gs2", "baseline_gs2"),
+        *("pinn_torch_gs2", "baseline_torch_gs2", "lsqml", "pinn_gs2", "baseline_gs2", "pinn_ptychovit"),
     ]
 
 
@@ -96,7 +97,7 @@ def test_labels_carry_the_gridsize_of_trained_arms_only(registry):
         (lambda c: c["arms"][0].update(kinds="train"), "arm 1 ('pinn_torch'): unknown option 'kinds'"),
         (lambda c: c["arms"][1].update(gpu="maybe"), "arm 2 ('baseline_torch'): option 'gpu'"),
         (lambda c: c["arms"][2].update(id="pinn_torch"), "arm ids occur twice: pinn_torch"),
-        (lambda c: c["arms"].append("lsqml"), "arm 7: expected an object"),
+        (lambda c: c["arms"].append("lsqml"), "arm 8: expected an object"),
         (lambda c: c.update(schema_version=2), "expected {'schema_version': 1"),
         (lambda c: c.update(arms=[]), "at least one arm"),
     ],

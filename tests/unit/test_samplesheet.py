@@ -107,7 +107,7 @@ def test_incomplete_and_contradicting_pairs_are_refused():
 
 def test_a_sheet_of_reconstructions_is_told_apart():
     message = usage_error(sheet_plan, {"recon": "a.npz", "scan": "s.npz", "label": "mine"})
-    assert message == "--input scans.csv has a column 'recon': reconstructions are scored with --from evaluate"
+    assert message == "--input scans.csv has a column 'recon': such a sheet is for --from evaluate"
 
 
 @pytest.mark.parametrize(

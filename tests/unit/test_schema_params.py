@@ -10,7 +10,7 @@ import yaml
 from pydantic import TypeAdapter
 
 from ptychoflow.config import SimulateConfig
-from ptychoflow.study.parameters import CONFIG_FIELDS, ROLE_FIELDS, Parameters, read_parameters
+from ptychoflow.study.parameters import CONFIG_FIELDS, ROLE_FIELDS, SUPPLIED, Parameters, read_parameters
 from ptychoflow.study.plan import STARTS
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +21,7 @@ SOURCES = {"input", "study", "from"}  # where scans or reconstructions come from
 PYTHON = {field.name: field for field in fields(Parameters)}
 KEYWORDS = ("type", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 # Written as comma-separated text on the command line, or as key or fraction: their own readers check them.
-TEXTS = {"models", "gridsizes", "doses", "views", "seeds", "heldout", "snapshots"}
+TEXTS = {"models", "model_n", "gridsizes", "doses", "views", "seeds", "heldout", "snapshots"}
 
 
 def config_defaults():
@@ -88,14 +88,15 @@ def test_schema_defaults_are_those_of_the_configurations():
         text = ",".join(map(str, default)) if isinstance(default, tuple) else default
         assert PROPERTIES[name].get("default") == text, name
     assert PROPERTIES["doses"]["default"] == SimulateConfig.dose
+    assert PROPERTIES["model_n"]["default"] == ",".join(f"{arm}={n}" for arm, n in PYTHON["model_n"].default)
     for name in ("gridsizes", "views", "seeds"):
         assert PROPERTIES[name]["default"] == ",".join(map(str, PYTHON[name].default))
 
 
 def test_no_parameter_hides_a_default_of_its_own():
     own = {name for name, field in PYTHON.items() if field.default not in (None, MISSING)}
-    assert own == {"gridsizes", "views", "seeds"}
-    depends_on_the_input = {"models", "base", "preset", "set_phi", "split", "heldout"}
+    assert own == {"gridsizes", "views", "seeds", "model_n"}
+    depends_on_the_input = {"models", "base", "preset", "set_phi", "split", "heldout"} | SUPPLIED
     undocumented = {name for name in PYTHON if "default" not in PROPERTIES[name]}
     assert (
         undocumented - {name for name, default in config_defaults().items() if default is None} == depends_on_the_input

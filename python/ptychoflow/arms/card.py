@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Complex64
 
+from ptychoflow.data.npz import read_npy
 from ptychoflow.errors import ContractError
 from ptychoflow.records import Scan, View
 
@@ -69,7 +70,7 @@ def read_card(model_dir: Path) -> dict[str, Any]:
     # Models of a time before refined probes were kept have no such key.
     refined = card.get("probe_refined")
     _refuse_missing(model_dir, names + ([refined["file"]] if refined else []))
-    if refined and probe_sha256(np.load(model_dir / refined["file"])) != refined["sha256"]:
+    if refined and probe_sha256(read_npy(model_dir / refined["file"])) != refined["sha256"]:
         raise ContractError(
             f"{model_dir.name}: {refined['file']} is not the probe that its card names; copy the model again"
         )
@@ -77,6 +78,9 @@ def read_card(model_dir: Path) -> dict[str, Any]:
 
 
 def _refuse_missing(model_dir: Path, names: list[str]) -> None:
+    root = model_dir.resolve()
+    if strange := [name for name in names if not (root / name).resolve().is_relative_to(root)]:
+        raise ContractError(f"{model_dir.name}: the card names files outside of the model: {', '.join(strange)}")
     missing = [name for name in names if not (model_dir / name).is_file()]
     if missing:
         raise ContractError(f"{model_dir.name} is not a whole model: {', '.join(missing)} is not in it")

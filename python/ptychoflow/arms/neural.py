@@ -21,7 +21,9 @@ from ptychoflow.arms.card import check_card, exposure_ratio, probe_sha256
 from ptychoflow.config import ModelConfig, TrainConfig, parse
 from ptychoflow.data.checkpoints import CheckpointStore
 from ptychoflow.data.normalize import network_input
-from ptychoflow.errors import ContractError, NumericalError, UsageError, nearest
+from ptychoflow.data.npz import read_npy
+from ptychoflow.data.storage import write_npy
+from ptychoflow.errors import ContractError, NumericalError, UnavailableError, UsageError, nearest
 from ptychoflow.imaging.stitch import Stitcher
 from ptychoflow.imaging.tiling import Tiler, why_no_raster
 from ptychoflow.models.forward import member_offsets, padding_px
@@ -55,12 +57,18 @@ def framework(backend: str) -> Any:
 
     Raises:
         UsageError: there is no such back end.
+        UnavailableError: its framework is not installed, as in the image cpu.
     """
     if backend not in FRAMEWORKS:
         raise UsageError(
             f"unknown backend '{backend}'{nearest(backend, list(FRAMEWORKS))}; known are {', '.join(FRAMEWORKS)}"
         )
-    return importlib.import_module(FRAMEWORKS[backend])
+    try:
+        return importlib.import_module(FRAMEWORKS[backend])
+    except ModuleNotFoundError as error:
+        raise UnavailableError(
+            f"arms of back end {backend} need {error.name}, which is not installed here; arms run in the image cuda"
+        ) from error
 
 
 def patch_positions(
@@ -131,10 +139,10 @@ def train(
     weights = f"weights{module.WEIGHTS_SUFFIX}"
     if outcome.reason is None:
         module.save_weights(network, model_dir / weights)
-        np.save(model_dir / "probe.npy", scan.probe)
+        write_npy(model_dir / "probe.npy", scan.probe)
         if model.trainable_probe and not supervised:
             probe = learner.probe()
-            np.save(model_dir / "probe_refined.npy", probe)
+            write_npy(model_dir / "probe_refined.npy", probe)
             refined = {"file": "probe_refined.npy", "sha256": probe_sha256(probe)}
         snapshots = _write_snapshots(store, model_dir, backend, epochs=outcome.progress.epoch)
     card = {
@@ -181,7 +189,7 @@ def _write_snapshots(store: CheckpointStore, model_dir: Path, backend: str, *, e
             entry = {"epoch": kept.epoch, "train_seconds": kept.train_seconds, "file": name + module.WEIGHTS_SUFFIX}
             if "probe" in weights:
                 entry["probe"] = f"{name}_probe.npy"
-                np.save(model_dir / entry["probe"], weights.pop("probe"))
+                write_npy(model_dir / entry["probe"], weights.pop("probe"))
             module.write_weights(weights, model_dir / entry["file"])
             entries.append(entry)
     return entries
@@ -225,7 +233,7 @@ def reconstruct(
         DeviceMemoryError: the GPU is too small for this batch size.
         NumericalError: a patch predicted with the final weights is not finite.
     """
-    trained_probe = np.load(model_dir / "probe.npy")
+    trained_probe = read_npy(model_dir / "probe.npy")
     problems = check_card(card, trained_probe, scan, view)
     if problems and not allow_mismatch:
         raise ContractError("; ".join(problems) + " (allow_mismatch goes on all the same and records it)")
@@ -253,7 +261,7 @@ def reconstruct(
         if probe is None:
             return found
         # Members of a group have a probe each, or share one; they are no incoherent modes of one illumination (D29).
-        own = np.load(model_dir / probe).mean(axis=0, keepdims=True) * np.float32(exposure)
+        own = read_npy(model_dir / probe).mean(axis=0, keepdims=True) * np.float32(exposure)
         return replace(found, recon=replace(found.recon, probe=own))
 
     final = infer(card["weights"], (card.get("probe_refined") or {}).get("file"))

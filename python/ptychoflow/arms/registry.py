@@ -30,10 +30,11 @@ class Arm:
     """Name on the command line, and the first part of the label."""
     title: str
     """One line for people."""
-    kind: Literal["train", "iterative", "imported"]
+    kind: Literal["train", "iterative", "external", "imported"]
     """`train`: TRAIN then RECONSTRUCT, one run for every gridsize and seed; `iterative`: one run for each condition;
-    `imported`: a reconstruction from anywhere, which is only scored."""
-    backend: Literal["torch", "tensorflow", "ptychi", "none"]
+    `external`: code that the user supplies, one run for every seed where it is trained; `imported`: a reconstruction from
+    anywhere, which is only scored."""
+    backend: Literal["torch", "tensorflow", "ptychi", "ptycho-vit", "none"]
     """Library that does the work."""
     image: str
     """Key of the container image."""
@@ -46,7 +47,8 @@ class Arm:
     needs: tuple[Literal["probe", "positions", "truth"], ...]
     """What the scan must hold."""
     supervised: bool
-    """Learns from the true object, so it needs one, and a train set apart from the test set."""
+    """Learns from the true object, so it needs one, and a train set apart from the test set; an external arm only where it
+    is trained."""
     default: bool
     """Runs when `--models` is not given."""
     licence: str
@@ -120,7 +122,7 @@ class Registry:
         return found[0]
 
     def select(self, models: Sequence[str] | None) -> tuple[Arm, ...]:
-        """Return the arms asked for, in that order; the default ones for None, every one for `all`.
+        """Return the arms asked for, in that order; the default ones for None, all that need no external code for `all`.
 
         Raises:
             UsageError: naming every unknown id, each with the nearest known one.
@@ -128,7 +130,7 @@ class Registry:
         if models is None:
             return tuple(arm for arm in self.selectable if arm.default)
         if tuple(models) == ("all",):
-            return self.selectable
+            return tuple(arm for arm in self.selectable if arm.kind != "external")
         by_id = {arm.id: arm for arm in self.selectable}
         others = {arm.id for arm in self.arms} - by_id.keys()
         problems = [

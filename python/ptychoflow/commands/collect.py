@@ -1,9 +1,10 @@
 """COLLECT: every planned run accounted for, from whatever arrived.
 
     plan.json, status.json ..., metrics.json ..., visuals/ ... -> metrics.csv, statistics.csv, comparisons.csv, run_status.tsv,
-                                                                  summary.md, report.html, recons.csv, manifest.json
-    manifest.json of trainings and datasets                    -> training_manifest.json, skip_summary.json,
-                                                                  run_manifest.json, comparison_manifest.json
+                                                                  summary.md, report.html, manifest.json
+    manifest.json of every task                                -> training_manifest.json, skip_summary.json,
+                                                                  run_manifest.json, comparison_manifest.json, versions.yml
+    what arrived, what was given                               -> scans.csv, views.csv, models.csv, recons.csv
     training_manifest.json of a validated run                  -> loss_check.json
 
 Files arrive under arbitrary names. A JSON file says inside whose it is, a folder of pictures in its comparison.json; a history
@@ -13,14 +14,16 @@ Files arrive under arbitrary names. A JSON file says inside whose it is, a folde
 import csv
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ptychoflow.data.storage import atomic_write, read_json, write_json
 from ptychoflow.errors import ContractError
-from ptychoflow.provenance import sha256_file, versions, write_manifest
+from ptychoflow.provenance import process_versions, sha256_file, used_versions, versions, write_manifest
 from ptychoflow.report.figures import training_curve
 from ptychoflow.report.html import render
 from ptychoflow.report.ranking import COMPARISON_COLUMNS, comparison_rows
@@ -41,7 +44,7 @@ from ptychoflow.report.tables import (
 )
 from ptychoflow.study.guardrail import ABS_TOLERANCE, TOLERANCE, check_all, unshared, verdict
 from ptychoflow.study.manifests import TRAINING, documents, placed_bundles
-from ptychoflow.study.resheet import recon_sheet
+from ptychoflow.study.resheet import Arrived, sheets
 
 logger = logging.getLogger(__name__)
 
@@ -53,15 +56,15 @@ def run(
     metrics: list[Path],
     comparisons: list[Path],
     histories: list[Path],
-    train_manifests: list[Path],
-    dataset_manifests: list[Path],
+    manifests: list[Path],
     bundles: Sequence[Path] = (),
     min_success: int,
     loss_reference: Path | None = None,
     loss_tolerance: float = TOLERANCE,
+    given: Mapping[str, Any] | None = None,
     out_dir: Path,
 ) -> int:
-    """Write tables, summary, report, the study's manifests and the sheet for re-entry; return the number of runs that ended ok.
+    """Write tables, summary, report, the study's manifests and the sheets for re-entry; return the number of runs that ended ok.
 
     Too few of them, or a loss beyond its limit, is the workflow's verdict to pass: the tables are written either way.
 
@@ -71,12 +74,12 @@ def run(
         metrics: metrics.json of every scored run.
         comparisons: folders of pictures with a comparison.json, one per condition.
         histories: loss histories.
-        train_manifests: manifest.json of every training.
-        dataset_manifests: manifest.json of every scan that was simulated or ingested.
+        manifests: manifest.json of every task.
         bundles: metrics_bundle.json of every view that was made.
         min_success: fewest ok runs for success, as the report says it.
         loss_reference: training_manifest.json of a validated run, where there is one.
         loss_tolerance: share of a reference's loss by which this run's may exceed it.
+        given: paths of scans and views that were given, relative to the folder of the sheets (study/resheet.py).
         out_dir: folder to write into.
 
     Raises:
@@ -85,6 +88,8 @@ def run(
     the_plan = read_json(plan)
     status_documents = [read_json(path) for path in statuses]
     metric_documents = [read_json(path) for path in metrics]
+    records = [read_json(path) for path in manifests]
+    datasets = [record for record in records if record["command"] in ("simulate", "ingest")]
     found = outcomes(the_plan, status_documents, metric_documents)
     runs = [outcome.run_id for outcome in found]
     notes = [
@@ -100,8 +105,8 @@ def run(
     study = documents(
         the_plan,
         statuses=status_documents,
-        train_manifests=[read_json(path) for path in train_manifests],
-        dataset_manifests=[read_json(path) for path in dataset_manifests],
+        train_manifests=[record for record in records if record["command"] == "train"],
+        dataset_manifests=datasets,
         compared=compared.keys(),
         scored=scored,
         versions=versions(),
@@ -142,9 +147,19 @@ def run(
     ordered = sorted(metric_documents, key=lambda document: place.get(document["run_id"], len(place)))
     outputs = write_tables(out_dir, report, ordered)
     _write(out_dir / "run_status.tsv", delimited(status_rows(found), STATUS_COLUMNS, delimiter="\t"))
-    _write(out_dir / "recons.csv", recon_sheet(the_plan, scored))
-    lists = {"status": statuses, "metrics": metrics, "history": histories}
-    lists |= {"train_manifest": train_manifests, "dataset_manifest": dataset_manifests, "bundle": list(bundles)}
+    arrived = _arrived(the_plan, status_documents, datasets, scored)
+    for name, text in sheets(the_plan, arrived, given or {}).items():
+        _write(out_dir / name, text)
+        written.append(name)
+    own = {"command": "collect", "versions": used_versions()}
+    _write(out_dir / "versions.yml", yaml.safe_dump({"processes": process_versions([*records, own])}))
+    lists = {
+        "status": statuses,
+        "metrics": metrics,
+        "history": histories,
+        "manifest": manifests,
+        "bundle": list(bundles),
+    }
     lists["loss_reference"] = [] if loss_reference is None else [loss_reference]
     lists["comparison"] = [folder / "comparison.json" for folder in comparisons]
     # Numbered by content, so that the order of arrival cannot show.
@@ -157,7 +172,7 @@ def run(
         out_dir,
         command="collect",
         inputs={"plan": plan, **inputs},
-        outputs=[*outputs, *written, "run_status.tsv", "recons.csv"],
+        outputs=[*outputs, *written, "run_status.tsv"],
         parameters={"min_success": min_success, "loss_tolerance": loss_tolerance},
     )
     n_ok = sum(outcome.state == "ok" for outcome in found)
@@ -165,6 +180,26 @@ def run(
         logger.warning("%s", note)
     logger.info("%d of %d planned runs ended ok", n_ok, len(found))
     return n_ok
+
+
+def _arrived(
+    plan: Mapping[str, Any],
+    statuses: Sequence[Mapping[str, Any]],
+    datasets: Sequence[Mapping[str, Any]],
+    scored: Collection[str],
+) -> Arrived:
+    """Return what a later run could begin from: what was given, and what ended ok."""
+    done = {
+        stage: {one["run_id"] for one in statuses if (one["stage"], one["state"]) == (stage, "ok")}
+        for stage in ("prepare", "train")
+    }
+    return Arrived(
+        scans={one["id"] for one in plan["datasets"] if one["kind"] == "ready"}
+        | {one["parameters"]["dataset"] for one in datasets},
+        views={view["id"] for view in plan["views"] if view["file"]} | done["prepare"],
+        models=done["train"],
+        recons=scored,
+    )
 
 
 def _loss_check(reference: Path, training: Mapping[str, Any], tolerance: float) -> dict[str, Any]:

@@ -23,9 +23,10 @@ from ptychoflow.commands.collect import read_visuals, write_tables
 from ptychoflow.commands.condition import Member, write_condition
 from ptychoflow.commands.evaluate import IDENTITY, check_recon, facts_of
 from ptychoflow.config import EvaluateConfig
+from ptychoflow.data.npz import read_npy, read_npz
 from ptychoflow.data.schema import SCHEMA_VERSION
-from ptychoflow.data.storage import load_recon, load_scan, read_npz
-from ptychoflow.errors import ContractError, UsageError
+from ptychoflow.data.storage import load_recon, load_scan
+from ptychoflow.errors import ContractError, UsageError, check_file_name
 from ptychoflow.frames import Canvas, Region
 from ptychoflow.imaging.harmonize import check_same_object, pixel_ratio
 from ptychoflow.imaging.regions import largest_rectangle, score_region
@@ -143,6 +144,7 @@ def _entries(labels: Sequence[str]) -> list[dict[str, Any]]:
     seen: Counter[str] = Counter()
     entries = []
     for label in labels:
+        check_file_name(label, what="label")
         seed = seen[label]
         seen[label] += 1
         entries.append(
@@ -220,10 +222,7 @@ def load_reconstruction(path: Path, truth: Truth) -> Recon:
 
 def _complex_array(path: Path) -> Complex64[np.ndarray, "h w"]:
     """Return the one complex image of a .npy or .npz file; a scan's or another program's `objectGuess` counts by its name."""
-    try:
-        arrays = {path.name: np.load(path, allow_pickle=False)} if path.suffix == ".npy" else read_npz(path)
-    except ValueError as error:
-        raise ContractError(f"{path}: not a NumPy array: {error}") from error
+    arrays = {path.name: read_npy(path)} if path.suffix == ".npy" else read_npz(path)
     images = {name: np.squeeze(array) for name, array in arrays.items() if np.iscomplexobj(array)}
     images = {name: image for name, image in images.items() if image.ndim == 2}
     if "objectGuess" in images:

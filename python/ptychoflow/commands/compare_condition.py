@@ -3,12 +3,13 @@
     recon.npz ..., metrics.json ..., frc.csv ... -> visuals/, reconstructions_aligned.npz, metrics_by_model.json,
                                                     <label>_frc.csv, manifest.json; gt_recon.npz where the scan holds an object
 
+Runs of another N have a scan and a view of their own, of the same objects; all are compared on what all of their views score.
 The alignment that EVALUATE recorded is applied again as it stands, so pictures and scores show the same arrays. Runs
 that did not arrive are simply not there.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,15 @@ import numpy as np
 from jaxtyping import Complex64
 
 from ptychoflow.commands.condition import Member, write_condition
-from ptychoflow.commands.evaluate import read_frc
+from ptychoflow.commands.evaluate import read_frc, scored_alike
 from ptychoflow.data.schema import SCHEMA_VERSION
 from ptychoflow.data.storage import load_recon, load_scan, load_view, read_json, save_recon
-from ptychoflow.errors import ContractError, UsageError
+from ptychoflow.errors import ContractError, UsageError, check_file_name
 from ptychoflow.frames import Canvas
 from ptychoflow.imaging.align import apply, gauge_factor
 from ptychoflow.imaging.harmonize import Grid, pixel_ratio, sample
 from ptychoflow.provenance import check_scan, write_manifest
-from ptychoflow.records import Recon, Scan
+from ptychoflow.records import Recon, Scan, View
 from ptychoflow.scoring.diffraction import reference_consistency
 from ptychoflow.scoring.pieces import covered_on
 
@@ -37,8 +38,8 @@ Pieces = list[Complex64[np.ndarray, "h w"]]
 def run(
     *,
     condition: dict[str, Any],
-    test_scan: Path,
-    view: Path,
+    test_scans: list[Path],
+    views: list[Path],
     recons: list[Path],
     metrics: list[Path],
     curves: list[Path],
@@ -48,8 +49,8 @@ def run(
 
     Args:
         condition: its entry in the plan.
-        test_scan: scan that was reconstructed.
-        view: any view of the condition; the scored rectangles do not depend on gridsize.
+        test_scans: the scan that was reconstructed; one for each N.
+        views: any view of each of them; the scored rectangles do not depend on gridsize.
         recons: one recon.npz per run, in the order of `metrics`; may be empty.
         metrics: one metrics.json per run.
         curves: one frc.csv per run.
@@ -64,17 +65,30 @@ def run(
             f"--recons names {len(recons)} files, --metrics {len(metrics)}, --curves {len(curves)}; "
             "give one of each per run, in one order"
         )
-    scan, the_view = load_scan(test_scan), load_view(view)
-    check_scan(test_scan, the_view, "test")
+    if not len(test_scans) == len(views) > 0:
+        raise UsageError(
+            f"--test-scan names {len(test_scans)} files, --view {len(views)}; give one of each for every N of the condition"
+        )
     documents = [read_json(path) for path in metrics]
     step = documents[0]["grid"]["step_px"] if documents else 1.0
-    grids = [Grid(region, step) for region in the_view.score_regions]
+    sides = _sides(test_scans, views, condition.get("sides", []), step)
+    scan, the_view, grids = next(iter(sides.values()))
     truth = _truth(scan, grids)
+    for n, (other, _, others) in sides.items():
+        if any(not np.array_equal(a, b) for a, b in zip(truth, _truth(other, others), strict=True)):
+            raise ContractError(
+                f"the scans of N = {n} and N = {scan.n} hold different objects; runs are only compared on one object"
+            )
     members: list[Member] = []
     for path, document, rings in zip(recons, documents, curves, strict=True):
         recon = load_recon(path)
+        if len(sides) > 1 and document["n"] not in sides:
+            raise ContractError(
+                f"run '{document['run_id']}' has N = {document['n']}, but the scans given have {[*sides]}"
+            )
+        own_scan, _, grids = sides[document["n"] if len(sides) > 1 else scan.n]
         _check(recon, document, condition, grids)
-        ratio = pixel_ratio(recon.pixel_size_m, scan.pixel_size_m, resample=True)
+        ratio = pixel_ratio(recon.pixel_size_m, own_scan.pixel_size_m, resample=True)
         target = members[0].pieces if members and not truth else None
         members.append(
             Member(
@@ -105,14 +119,34 @@ def run(
         )
         save_recon(out_dir / "gt_recon.npz", own_recon)
         outputs.append("gt_recon.npz")
-    inputs = {"test_scan": test_scan, "view": view}
+    inputs = {"test_scan": test_scans[0], "view": views[0]}
+    inputs |= {f"test_scan_{place}": path for place, path in enumerate(test_scans[1:], start=1)}
+    inputs |= {f"view_{place}": path for place, path in enumerate(views[1:], start=1)}
     inputs |= {f"recon_{member.name}": path for member, path in zip(members, recons, strict=True)}
     write_manifest(out_dir, command="compare-condition", inputs=inputs, outputs=outputs, parameters=condition)
     logger.info("compared %d runs of %s", len(members), condition["id"])
 
 
+def _sides(
+    test_scans: Sequence[Path], views: Sequence[Path], order: Sequence[int], step_px: float
+) -> dict[int, tuple[Scan, View, list[Grid]]]:
+    """Return scan, view and scored grids by N; the N that the condition is about first."""
+    loaded: dict[int, tuple[Scan, View]] = {}
+    for scan_path, view_path in zip(test_scans, views, strict=True):
+        scan, view = load_scan(scan_path), load_view(view_path)
+        check_scan(scan_path, view, "test")
+        loaded[scan.n] = scan, view
+    found = {}
+    for n in sorted(loaded, key=lambda n: order.index(n) if n in order else len(order)):
+        scan, view = loaded[n]
+        view = scored_alike(view, [other for m, (_, other) in loaded.items() if m != n])
+        found[n] = scan, view, [Grid(region, step_px) for region in view.score_regions]
+    return found
+
+
 def _check(recon: Recon, document: Json, condition: Json, grids: list[Grid]) -> None:
     """Refuse files that do not belong together: a swapped pair would put one arm's picture under another's scores."""
+    check_file_name(document["label"], what=f"label of run '{document['run_id']}'")
     stated = recon.metadata.get("run_id")
     if stated is not None and stated != document["run_id"] and document["arm"] != "imported":
         raise ContractError(

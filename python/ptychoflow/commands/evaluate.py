@@ -2,6 +2,8 @@
 
     recon.npz, scan.npz, view.npz [, snapshots.npz, patch_metrics.json] -> metrics.json, frc.csv, amp_phase.png, manifest.json
 
+Where a condition holds scans of several N of the same objects, what is scored is what all of their views score.
+
 Alignment is one step, scoring another. A reconstruction that breaks its contract (not finite, not over the scored
 rectangle) is an input error, never a row of empty scores.
 """
@@ -10,7 +12,7 @@ import csv
 import io
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +29,10 @@ from ptychoflow.data.storage import (
     read_json,
     write_json,
 )
-from ptychoflow.errors import UsageError, refuse
+from ptychoflow.errors import ContractError, UsageError, refuse
 from ptychoflow.frames import Canvas, Region
 from ptychoflow.imaging.harmonize import pixel_ratio
+from ptychoflow.imaging.regions import common_regions
 from ptychoflow.metrics.frc import FrcCurve
 from ptychoflow.provenance import check_scan, write_manifest
 from ptychoflow.records import Recon, Scan, View
@@ -55,8 +58,20 @@ def run(
     patch_metrics: Path | None,
     snapshots: Path | None,
     out_dir: Path,
+    other_views: Sequence[Path] = (),
 ) -> None:
     """Write metrics.json, frc.csv, amp_phase.png and manifest.json.
+
+    Args:
+        config: alignment and options of the scores.
+        run_meta: the run's entry of the plan.
+        recon: recon.npz.
+        test_scan: scan that was reconstructed.
+        view: view of it.
+        patch_metrics: patch scores, where the arm has them.
+        snapshots: states over time, where the arm keeps them.
+        out_dir: folder to write into.
+        other_views: a view of every scan of another N in the same condition.
 
     Raises:
         ContractError: when the reconstruction is malformed, has another pixel size, or its view leaks.
@@ -65,7 +80,8 @@ def run(
     missing = [name for name in (*IDENTITY, "kind", "supervised") if name not in run_meta]
     if missing:
         raise UsageError(f"--run: keys {missing} are missing; it has {sorted(run_meta)}")
-    scan, the_view, the_recon = load_scan(test_scan), load_view(view), load_recon(recon)
+    scan, the_recon = load_scan(test_scan), load_recon(recon)
+    the_view = scored_alike(load_view(view), [load_view(path) for path in other_views])
     check_scan(test_scan, the_view, "test")
     check_leaks(the_view, supervised=run_meta["supervised"])
     ratio = pixel_ratio(the_recon.pixel_size_m, scan.pixel_size_m, resample=config.resample_pixel_size)
@@ -102,12 +118,35 @@ def run(
         truth_name=scan.object_role or "truth",
     )  # fmt: skip
     inputs = {"recon": recon, "test_scan": test_scan, "view": view}
+    inputs |= {f"other_view_{place}": path for place, path in enumerate(other_views)}
     optional = {"patch_metrics": patch_metrics, "snapshots": snapshots}
     write_manifest(
         out_dir, command="evaluate", inputs=inputs | {name: path for name, path in optional.items() if path is not None},
         outputs=["metrics.json", "frc.csv", "amp_phase.png"], parameters={"run": run_meta, "evaluate": asdict(config)},
     )  # fmt: skip
     logger.info("scored %s on %d rectangle(s), against %s", run_meta["run_id"], len(pieces), scan.object_role)
+
+
+def scored_alike(view: View, others: Sequence[View]) -> View:
+    """Return a view whose rectangles are those that it shares with views of scans of another N; itself without any.
+
+    Raises:
+        ContractError: they share nothing that could be scored.
+    """
+    if not others:
+        return view
+    origins = "score_origins_rc_px"
+    try:
+        regions = common_regions(
+            view.score_regions, view.metadata[origins], [(one.score_regions, one.metadata[origins]) for one in others]
+        )
+    except KeyError:
+        raise ContractError(
+            "a view does not say where its objects lie; make the views again with --from prepare"
+        ) from None
+    except ValueError as error:
+        raise ContractError(f"the views cannot be scored alike: {error}") from error
+    return replace(view, score_regions=regions)
 
 
 def facts_of(pieces: Sequence[Piece], pixel_size_m: float | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import numpy as np
 
 from ptychoflow.data.normalize import network_input
 from ptychoflow.data.storage import load_scan, load_view, save_scan, write_npz
+from ptychoflow.errors import check_file_name
 from ptychoflow.models.forward import relative_of_offsets
 from ptychoflow.physics.patches import gather
 from ptychoflow.provenance import check_scan
@@ -16,8 +17,10 @@ def run(*, view: Path, train_scan: Path, test_scan: Path, grouped: bool, name: s
     """Write `<name>_train.npz` and `<name>_test.npz` and return their paths.
 
     Raises:
+        UsageError: the name cannot be part of a file's name.
         ContractError: a scan is not the one that the view was made from.
     """
+    check_file_name(name, what="--name")
     the_view = load_view(view)
     written = []
     for part, path, frames in (("train", train_scan, the_view.train), ("test", test_scan, the_view.test)):

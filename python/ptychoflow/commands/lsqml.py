@@ -70,7 +70,7 @@ def run(
         seed=int(run_meta["seed"]),
     )
     write_history(out_dir / "history.csv", result)
-    outputs = ["history.csv"]
+    outputs = ["history.csv", "status.json"]
     if result.failure is None:
         metadata = {
             **{key: run_meta[key] for key in ("arm", "run_id", "label", "condition", "n", "seed") if key in run_meta},

@@ -5,13 +5,13 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ptychoflow.arms.registry import load_registry
+from ptychoflow.data.plain_yaml import read_yaml
 from ptychoflow.data.storage import atomic_write, write_json
 from ptychoflow.errors import UsageError
 from ptychoflow.provenance import versions, write_manifest
 from ptychoflow.study.manifests import documents
+from ptychoflow.study.parameters import OF_THIS_MACHINE
 from ptychoflow.study.plan import make_plan, table
 from ptychoflow.study.samplesheet import read_sheet
 
@@ -52,7 +52,7 @@ def run(params_text: str, sheet: Path | None, study: Path | None, arms: Path, ou
         command="plan",
         inputs=inputs,
         outputs=["plan.json", "plan.txt", *(f"planned/{name}" for name in planned)],
-        parameters=parameters,
+        parameters={name: value for name, value in parameters.items() if name not in OF_THIS_MACHINE},
     )
     log.info("%s", text.splitlines()[-1])
 
@@ -69,8 +69,8 @@ def _parameters(text: str) -> dict[str, Any]:
 
 def _study(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+        content = read_yaml(path.read_text())
+    except ValueError as error:
         raise UsageError(f"{path.name}: not YAML: {error}") from error
     if not isinstance(content, dict):
         raise UsageError(f"{path.name}: expected a study with 'description', 'params' and 'datasets'")

@@ -17,9 +17,10 @@ from ptychoflow.arms.status import write_status
 from ptychoflow.config import PrepareConfig
 from ptychoflow.data.grouping import Grouping, group_frames
 from ptychoflow.data.normalize import measure_normalization
+from ptychoflow.data.npz import read_npz
 from ptychoflow.data.overlap import AVERAGED_NEIGHBOURS, group_centres, keep_share, overlap_measures, space_groups
 from ptychoflow.data.splits import Split, choose_heldout, spacing_facts, split_region, train_test_distance
-from ptychoflow.data.storage import load_scan, read_npz, save_view, write_json
+from ptychoflow.data.storage import load_scan, save_view, write_json
 from ptychoflow.errors import ContractError, UsageError
 from ptychoflow.imaging.regions import score_region
 from ptychoflow.provenance import sha256_file, write_manifest
@@ -278,6 +279,13 @@ def _score_regions(config: PrepareConfig, test: Scan, frames: Int64[np.ndarray, 
     return tuple(regions)
 
 
+def _score_origins(test: Scan, frames: Int64[np.ndarray, "m"]) -> list[list[int]]:
+    """Return where pixel [0, 0] of the object of each scored rectangle lies in the scan's frame."""
+    rectangles = test.metadata.get("objects")
+    numbers = np.unique(test.scan_index[frames]).tolist()
+    return [[rectangles[number][0], rectangles[number][2]] if rectangles else [0, 0] for number in numbers]
+
+
 def _facts(config: PrepareConfig, train: Scan, test: Scan, split: Split, sides: dict[str, Side]) -> dict[str, Any]:
     """Return what the view's metadata say about split, spacing, grouping and overlap."""
     train_rc_px = train.positions_rc_px[sides["train"].frames]
@@ -313,4 +321,5 @@ def _facts(config: PrepareConfig, train: Scan, test: Scan, split: Split, sides: 
         "spacing_train": spacing_facts(train_rc_px),
         "spacing_test": spacing_facts(test_rc_px),
         "object_role": test.object_role,
+        "score_origins_rc_px": _score_origins(test, split.test),
     }

@@ -115,7 +115,8 @@ def run(
         effective_batch_size=config.batch_size,
         attempt=attempt,
     )
-    bundle = bundle_sha256({name: sha256_file(out_dir / name) for name in outputs}) if failed is None else None
+    sums = {name: sha256_file(out_dir / name) for name in outputs}
+    bundle = bundle_sha256(sums) if failed is None else None
     last = history[-1] if failed is None else {}
     facts = {
         "weights_sha256": trained.card["weights_sha256"],
@@ -127,7 +128,7 @@ def run(
         "bundle_sha256": bundle,
     }
     parameters = {"run": run_meta, "model": asdict(model), "train": asdict(asked), "device": device}
-    write_manifest(out_dir, command="train", inputs=inputs, outputs=outputs, parameters=parameters, facts=facts)
+    write_manifest(out_dir, command="train", inputs=inputs, outputs=sums, parameters=parameters, facts=facts)
     return bundle
 
 

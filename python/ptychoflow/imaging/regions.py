@@ -1,10 +1,15 @@
 """The rectangle on which every arm is scored: a function of scan, probe and truth only (design section 5)."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Bool, Complex64, Float64
 
 from ptychoflow.frames import Region, canvas_for
 from ptychoflow.physics.patches import scatter
+
+Offset = Sequence[int]
+"""Row and column, px."""
 
 COVERED = 0.1
 """Share of the median coverage between the positions from which a pixel counts as fully covered."""
@@ -52,6 +57,36 @@ def score_region(
         found.c1 + canvas.origin_rc_px[1],
     )
     return region if box_px is None else region.central(box_px)
+
+
+def common_regions(
+    own: Sequence[Region], origins_rc_px: Sequence[Offset], others: Sequence[tuple[Sequence[Region], Sequence[Offset]]]
+) -> tuple[Region, ...]:
+    """Return the rectangles that scans of different N of the same objects all have, in the frame of the first scan.
+
+    Args:
+        own: one rectangle an object, in the first scan's frame.
+        origins_rc_px: where pixel [0, 0] of each of these objects lies in that frame.
+        others: the same of every other scan.
+
+    Raises:
+        ValueError: the scans have different numbers of objects, or share no pixel of one.
+    """
+    if any(len(regions) != len(own) for regions, _ in others):
+        raise ValueError(
+            f"scans of one condition must score the same objects, got {[len(own), *(len(r) for r, _ in others)]}"
+        )
+    common = list(own)
+    for regions, origins in others:
+        for place, (mine, other) in enumerate(zip(common, regions, strict=True)):
+            rows, cols = (a - b for a, b in zip(origins_rc_px[place], origins[place], strict=True))
+            common[place] = Region(
+                max(mine.r0, other.r0 + rows), min(mine.r1, other.r1 + rows),
+                max(mine.c0, other.c0 + cols), min(mine.c1, other.c1 + cols),
+            )  # fmt: skip
+            if min(common[place].shape) <= 0:
+                raise ValueError(f"the scans of different N score no common pixel of object {place}")
+    return tuple(common)
 
 
 def largest_rectangle(mask: Bool[np.ndarray, "h w"]) -> Region:

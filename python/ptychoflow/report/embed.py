@@ -107,8 +107,8 @@ class Layout:
         return self.visual(str(run["condition"]), f"amp_phase_{run['label']}_s{run['seed']}.png")
 
     def curve(self, run: Json) -> str:
-        """Return the relative URL of the losses of one run: a picture of the training, the history of an iterative arm."""
-        last = "reconstruct/history.csv" if run["kind"] == "iterative" else "train/model/loss.png"
+        """Return the relative URL of the losses of one run: a picture of the training, the history of any other arm."""
+        last = "train/model/loss.png" if run["kind"] == "train" else "reconstruct/history.csv"
         parts = (str(run["condition"]), "runs", str(run["label"]), f"s{run['seed']}")
         return "/".join(("../conditions", *(quote(part, safe="") for part in parts), last))
 

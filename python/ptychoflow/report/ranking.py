@@ -299,7 +299,8 @@ def _notes(best: _Entrant, others: Sequence[_Entrant], *, explain: bool) -> list
     repeated = [entrant for entrant in (best, *others) if entrant.repeats]
     over_seeds = any(len(entrant.values) > 1 for entrant in (best, *others))
     for entrant in repeated if over_seeds and explain else ():
-        why = "its result does not depend on the seed" if entrant.kind == "iterative" else "it was imported"
+        reasons = {"iterative": "its result does not depend on the seed", "external": "its weights were given"}
+        why = reasons.get(entrant.kind, "it was imported")
         notes.append(f"{entrant.label} has one run: {why}, and intervals with it are over the seeds of the other arm")
     if bounds := [entrant.label for entrant in (best, *others) if entrant.bounds]:
         notes.append(f"Of {', '.join(bounds)} the curve does not cross in every run; such a value is a bound only")

@@ -22,6 +22,7 @@ from ptychoflow.report.panels import DPI
 
 ARM_COLOURS = {
     "pinn": "#56B4E9", "baseline": "#D55E00", "pinn_torch": "#0072B2", "baseline_torch": "#E69F00", "lsqml": "#009E73",
+    "pinn_ptychovit": "#999933",
 }  # fmt: skip
 """As in conf/arms.json; a label is an arm's id, with `_gs<gridsize>` where the arm depends on it."""
 

@@ -17,8 +17,8 @@ Json = Mapping[str, Any]
 State = Literal["ok", "failed", "missing", "skipped"]
 Key = tuple[str, str, str]
 
-STAGES = ("prepare", "train", "reconstruct", "lsqml")
-LAST_STAGE = {"train": "reconstruct", "iterative": "lsqml"}
+STAGES = ("prepare", "train", "reconstruct", "lsqml", "ptychovit")
+LAST_STAGE = {"train": "reconstruct", "iterative": "lsqml", "external": "ptychovit"}
 NOT_WORK = ("import", "compile")
 METRIC_COLUMNS = (
     "model", "metric", "part", "value", "unit", "range", "seed", "condition", "run_id", "block", "object", "arm", "gridsize",
@@ -94,6 +94,8 @@ def _outcome(run: Json, reports: Mapping[str, Mapping[str, Json]], metrics: Json
     own = reports.get(run["run_id"], {})
     prepared = reports.get(run["view"], {}).get("prepare")
     seconds = {stage: dict(own[stage].get("seconds") or {}) for stage in STAGES if stage in own}
+    if "train" in seconds.get("ptychovit", {}):  # one task that trains and reconstructs
+        seconds["train"] = {"train": seconds["ptychovit"].pop("train")}
     reported = [stage for stage in STAGES if stage in own]
     if not reported:
         if prepared is not None and prepared["state"] != "ok":
@@ -279,7 +281,7 @@ def _arm_row(condition: str, label: str, runs: Sequence[Outcome]) -> ArmRow:
         state: sum(outcome.state == state for outcome in runs) for state in ("ok", "failed", "missing", "skipped")
     }
     train = _known([outcome.work_seconds("train") for outcome in good])
-    reconstruct = _known([outcome.work_seconds("reconstruct", "lsqml") for outcome in good])
+    reconstruct = _known([outcome.work_seconds("reconstruct", "lsqml", "ptychovit") for outcome in good])
     return ArmRow(
         condition=condition,
         label=label,

@@ -49,22 +49,27 @@ def fairness(view: View, recon: Recon, *, kind: str, supervised: bool) -> dict[s
     Args:
         view: index sets and the facts of their split.
         recon: its metadata tell epochs, seconds and device.
-        kind: `train`, `iterative` or `imported`, as the registry has it.
+        kind: `train`, `iterative`, `external` or `imported`, as the registry has it.
         supervised: whether the run learned from the true object of the train scan.
     """
     split = view.metadata["split"]
     cost: Mapping[str, Any] = recon.metadata.get("cost") or {}
-    known = kind != "imported"
+    # An external arm that is trained here learns from the truth; otherwise its weights came with it.
+    given_weights = kind == "external" and not supervised
+    trained = kind == "train" or (kind == "external" and supervised)
+    known = kind != "imported" and not given_weights
     reads = kind == "iterative" or split["kind"] == "none"
     notes = []
     if kind == "iterative":
         notes.append(
             "fitted to the test frames themselves, as every iterative reconstruction is; held-out frames are not read"
         )
-    elif kind == "train" and split["kind"] == "none":
+    elif trained and split["kind"] == "none":
         notes.append(
             "trained on the test frames themselves: it reconstructs this scan, it does not generalize to another"
         )
+    elif given_weights:
+        notes.append("its weights were given: what they were trained on, and for how long, is not known here")
     elif not known:
         notes.append("imported: what it was fitted to, and for how long, is not known here")
     if supervised:
@@ -72,9 +77,9 @@ def fairness(view: View, recon: Recon, *, kind: str, supervised: bool) -> dict[s
     return {
         "reads_test_frames": reads if known else None,
         "saw_truth": supervised if known else None,
-        "train_test": TRAIN_TEST[split["kind"]] if kind == "train" else "no training",
-        "min_train_test_distance_px": split.get("min_train_test_distance_px") if kind == "train" else None,
-        "n_train_frames": len(view.train.frames) if kind == "train" else 0,
+        "train_test": TRAIN_TEST[split["kind"]] if trained else "no training",
+        "min_train_test_distance_px": split.get("min_train_test_distance_px") if trained else None,
+        "n_train_frames": len(view.train.frames) if trained else 0,
         "n_test_frames": len(view.test.frames),
         "n_heldout_frames": len(view.heldout),
         "epochs": cost.get("epochs"),

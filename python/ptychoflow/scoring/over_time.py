@@ -45,7 +45,7 @@ def over_time(
         ratio: truth pixel over reconstruction pixel.
     """
     cost = recon.metadata.get("cost")
-    if cost is None:
+    if cost is None or cost["epochs"] is None:  # imported, or made by weights that were given
         return []
     entries: list[dict[str, Any]] = []
     if snapshots is not None:

@@ -4,7 +4,7 @@ A condition is the set of runs that are compared with each other: one pair of sc
 `<scan>_d<dose>_<view>`; parts that do not vary are left out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field, replace
 from pathlib import PurePath
@@ -16,7 +16,15 @@ from pydantic.dataclasses import dataclass
 from ptychoflow.config import STRICT, Count, IngestConfig, SimulateConfig
 from ptychoflow.errors import UsageError, nearest
 from ptychoflow.study.parameters import CONFIG_FIELDS, ROLE_FIELDS, Parameters, complete, options
-from ptychoflow.study.samplesheet import Identifier, ReconRow, Sheet, SheetRow, check_rows, repeated_ids
+from ptychoflow.study.samplesheet import (
+    Identifier,
+    ReadyRow,
+    ReconRow,
+    Sheet,
+    SheetRow,
+    check_rows,
+    repeated_ids,
+)
 
 ALL = "all"
 """The view that keeps every frame."""
@@ -74,11 +82,27 @@ class Dataset:
     config: dict[str, Any]
     dose: str | None
     n: int
+    truth: bool = False
+    """Simulated scans know their object; a measured scan has a reference at best."""
 
 
 @plain_dataclass(frozen=True)
 class Condition:
-    """Train and test scan, and how their frames are split; `train` is `test` where one scan is both."""
+    """Train and test scan, and how their frames are split; `train` is `test` where one scan is both.
+
+    Attributes:
+        id: name in ids and paths.
+        train: scan to train on.
+        test: scan to reconstruct.
+        split: how train frames are told from test frames.
+        heldout: frames that no arm reads.
+        view: name of the view.
+        object: first part of the id, which all views of the scans have in common; the id itself where it is empty.
+        views: view.npz by gridsize, where views are given; PREPARE makes them otherwise.
+        guard_px: least distance of train and test positions in given views, px; N where it is None.
+        other_n: the frames have another N than those that the condition is about, for an arm with an N of its own; what
+            belongs to them carries that N in its name.
+    """
 
     id: str
     train: Dataset
@@ -86,14 +110,16 @@ class Condition:
     split: str
     heldout: str | float | list[int] | None
     view: str = ALL
+    object: str = ""
+    views: Mapping[int, str] = field(default_factory=dict)
+    guard_px: float | None = None
+    other_n: bool = False
 
-    @property
-    def has_truth(self) -> bool:
-        """Simulated scans know their object; a measured scan has a reference at best."""
-        return self.test.kind == "simulate"
 
-
-Scan = TypeVar("Scan", SheetRow, StudyScan)
+Scan = TypeVar("Scan", SheetRow, ReadyRow, StudyScan)
+Row = TypeVar("Row", SheetRow, ReadyRow)
+START_OF_COLUMN = {"recon": "evaluate", "model": "recon", "view": "train", "truth": "prepare"}
+"""Columns that tell a sheet of a later start from one of measured scans, the latest first."""
 
 
 def read_study(content: Any) -> StudyFile:
@@ -110,11 +136,33 @@ def read_study(content: Any) -> StudyFile:
 
 
 def from_sheet(sheet: Sheet, parameters: Parameters) -> tuple[list[Condition], list[str]]:
-    """Return the conditions of a samplesheet and every problem of the sheet."""
-    if any("recon" in cells for _, cells in sheet.rows):
-        return [], [f"--input {sheet.name} has a column 'recon': reconstructions are scored with --from evaluate"]
+    """Return the conditions of a samplesheet of measured scans and every problem of the sheet."""
+    columns = {column for _, cells in sheet.rows for column in cells}
+    later = next((column for column in START_OF_COLUMN if column in columns), None)
+    if later:
+        start = START_OF_COLUMN[later]
+        return [], [f"--input {sheet.name} has a column '{later}': such a sheet is for --from {start}"]
     rows, problems = check_rows(sheet, SheetRow)
-    problems += repeated_ids(sheet)
+    return _of_rows(sheet, rows, problems, parameters, ingest_entry)
+
+
+def from_ready(sheet: Sheet | None, parameters: Parameters) -> tuple[list[Condition], list[str]]:
+    """Return the conditions of a sheet of scans that are taken as they are (`--from prepare`), and every problem."""
+    if sheet is None:
+        return [], ["--from prepare needs --input SHEET, a sheet with the columns id and scan"]
+    rows, problems = check_rows(sheet, ReadyRow)
+    return _of_rows(sheet, rows, problems, parameters, _ready_entry)
+
+
+def _of_rows(
+    sheet: Sheet,
+    rows: Sequence[tuple[str, Row]],
+    problems: list[str],
+    parameters: Parameters,
+    entry: Callable[[str, Row, Parameters], Dataset],
+) -> tuple[list[Condition], list[str]]:
+    """Return the conditions of rows that passed, and the problems of those that did not with what is wrong between rows."""
+    problems = problems + repeated_ids(sheet)
     pairs, more = pair_up(rows, what="samplesheet")
     # A row with a bad cell is missing from its pair: that the pair is incomplete would be a consequence, not a mistake.
     problems += more if len(rows) == len(sheet.rows) else []
@@ -128,7 +176,7 @@ def from_sheet(sheet: Sheet, parameters: Parameters) -> tuple[list[Condition], l
             problems.append(f"samplesheet {where_train}, column 'heldout': held-out frames belong to the test row")
         split, problem = _split(train.split or test.split or parameters.split, alone=alone, name=name)
         problems += problem if not (train.split or test.split) else []
-        datasets = [ingest_entry(row.id, row, parameters) for row in (train, test)]
+        datasets = [entry(row.id, row, parameters) for row in (train, test)]
         if datasets[0].n != datasets[1].n:
             problems.append(
                 f"samplesheet {where_test}, column 'N': {datasets[1].n}, but {where_train} has {datasets[0].n}"
@@ -146,6 +194,10 @@ def ingest_entry(name: str, row: SheetRow | ReconRow, parameters: Parameters) ->
         **{"expect_n": n, "expect_dose": row.dose},
     }
     return Dataset(name, "ingest", row.scan, complete(IngestConfig, config, what=name), row.dose, n)
+
+
+def _ready_entry(name: str, row: ReadyRow, parameters: Parameters) -> Dataset:
+    return Dataset(name, "ready", row.scan, {}, row.dose, row.N or parameters.N or SimulateConfig.n, row.truth)
 
 
 def from_base(base: str, parameters: Parameters, *, every_dose: bool = False) -> tuple[list[Condition], list[str]]:
@@ -228,7 +280,7 @@ def _simulate(entry: StudyScan, dose: str, parameters: Parameters, *, file: str 
         problems.append(f"an object of --size {config['size']} px is smaller than a frame of --N {config['n']} px")
     if problems:
         raise UsageError(f"dataset '{entry.id}': {'; '.join(problems)}")
-    return Dataset(entry.id, "simulate", file, config, dose, config["n"])
+    return Dataset(entry.id, "simulate", file, config, dose, config["n"], truth=True)
 
 
 def pair_up(
@@ -274,16 +326,17 @@ def _split_rule(alone: bool) -> str:
 
 
 def gather_conditions(
-    sheet: Sheet | None, study: StudyFile | None, parameters: Parameters
+    sheet: Sheet | None, study: StudyFile | None, parameters: Parameters, *, ready: bool = False
 ) -> tuple[list[Condition], list[str]]:
     """Return the conditions of the one source of scans that was given, one for each view, and every problem.
 
     Args:
-        sheet: measured scans.
+        sheet: measured scans, or scans that are taken as they are.
         study: the study file; one without datasets is a preset for scans from elsewhere.
         parameters: the merged parameters; `base` is the third source.
+        ready: the sheet's scans are taken as they are, in place of any other source.
     """
-    conditions, problems = _scans(sheet, study, parameters)
+    conditions, problems = from_ready(sheet, parameters) if ready else _scans(sheet, study, parameters)
     known = [ALL, *(study.views if study else ())]
     problems += [
         f"--views: unknown '{view}'{nearest(view, known)}; known are {', '.join(known)}"
@@ -294,7 +347,7 @@ def gather_conditions(
     # stay what they are and nothing is done again.
     several = len(parameters.views) > 1 or bool(study and study.views)
     return [
-        replace(condition, id=condition.id + (f"_{view}" if several else ""), view=view)
+        replace(condition, id=condition.id + (f"_{view}" if several else ""), view=view, object=condition.id)
         for condition in conditions
         for view in parameters.views
     ], problems

@@ -1,8 +1,8 @@
 """Reconstructions from elsewhere: a sheet names them and what each is scored on (`--from evaluate`).
 
-A condition is one object, and all its reconstructions are scored on one grid: its rows therefore name one scan file. Where a
-row brings the view.npz of that very file, the scan is taken as it is, since a view knows its scan by checksum; else the scan
-is ingested and prepared like any other. Views of one scan may differ (one for each gridsize), what they score does not.
+A condition is one object, and all its reconstructions are scored on one grid: its rows of one N therefore name one scan file.
+Where a row brings the view.npz of that very file, the scan is taken as it is, since a view knows its scan by checksum; else
+the scan is ingested and prepared like any other. Views of one scan may differ (one for each gridsize), what they score does not.
 """
 
 from collections.abc import Collection, Sequence
@@ -11,6 +11,7 @@ from pathlib import PurePath
 
 from pydantic import TypeAdapter, ValidationError
 
+from ptychoflow.config import SimulateConfig
 from ptychoflow.study.conditions import Condition, Dataset, ingest_entry
 from ptychoflow.study.parameters import PREPARING, SCORING, Parameters
 from ptychoflow.study.samplesheet import Identifier, ReconRow, Sheet, check_rows
@@ -63,7 +64,7 @@ def from_recons(
         return [], [*problems, "--from evaluate needs --input SHEET, a sheet with the columns recon, scan and label"]
     rows, more = check_rows(sheet, ReconRow)
     problems += more
-    groups, more = _by_object(rows)
+    groups, more = _by_object(rows, parameters)
     problems += more
     if rows and all(row.view for _, row in rows):
         problems += [
@@ -72,9 +73,11 @@ def from_recons(
         ]
     runs: list[ImportedRun] = []
     places: dict[str, str] = {}
-    for name, members in groups.items():
+    seen: set[str] = set()
+    for (name, n), members in groups.items():
         problems += _disagreements(name, members)
-        condition = _condition(name, members[0][1], parameters)
+        condition = _condition(name, f"{name}_n{n}" if name in seen else name, members[0][1], parameters)
+        seen.add(name)
         for where, row in members:
             run = ImportedRun(condition, row.label, row.seed, row.recon, row.view)
             if places.setdefault(run.run_id, where) != where:
@@ -87,11 +90,11 @@ def from_recons(
 
 
 def _by_object(
-    rows: Sequence[tuple[str, ReconRow]],
-) -> tuple[dict[str, list[tuple[str, ReconRow]]], list[str]]:
-    """Return the rows of every object, and the problems of rows whose object has no usable name."""
+    rows: Sequence[tuple[str, ReconRow]], parameters: Parameters
+) -> tuple[dict[tuple[str, int], list[tuple[str, ReconRow]]], list[str]]:
+    """Return the rows of every object and N, and the problems of rows whose object has no usable name."""
     problems = []
-    groups: dict[str, list[tuple[str, ReconRow]]] = {}
+    groups: dict[tuple[str, int], list[tuple[str, ReconRow]]] = {}
     for where, row in rows:
         name = row.object or PurePath(row.scan).stem
         try:
@@ -102,7 +105,10 @@ def _by_object(
                 "paths; give one of letters, digits, '.', '_' and '-'"
             )
         else:
-            groups.setdefault(name, []).append((where, row))
+            # Another N needs another scan: of the same one it is a contradiction, and stays with the rows that it contradicts.
+            of_scan = (key for key, ((_, first), *_) in groups.items() if (key[0], first.scan) == (name, row.scan))
+            key = next(of_scan, (name, row.N or parameters.N or SimulateConfig.n))
+            groups.setdefault(key, []).append((where, row))
     return groups, problems
 
 
@@ -137,7 +143,8 @@ def _disagreements(name: str, members: Sequence[tuple[str, ReconRow]]) -> list[s
     return problems
 
 
-def _condition(name: str, row: ReconRow, parameters: Parameters) -> Condition:
-    made = ingest_entry(name, row, parameters)
-    scan = Dataset(name, "ready", row.scan, {}, row.dose, made.n) if row.view else made
-    return Condition(name, scan, scan, "none", parameters.heldout if row.heldout is None else row.heldout)
+def _condition(name: str, scan_id: str, row: ReconRow, parameters: Parameters) -> Condition:
+    made = ingest_entry(scan_id, row, parameters)
+    scan = Dataset(scan_id, "ready", row.scan, {}, row.dose, made.n) if row.view else made
+    heldout = parameters.heldout if row.heldout is None else row.heldout
+    return Condition(name, scan, scan, "none", heldout, other_n=scan_id != name)

@@ -122,12 +122,12 @@ def placed_bundles(plan: Json, bundles: Sequence[Json]) -> dict[str, dict[str, A
         if view["id"] not in by_id:
             continue
         condition = conditions[view["condition"]]
-        folder = f"conditions/{condition['id']}/views/gs{view['gridsize']}"
+        folder = f"conditions/{condition['id']}/views/{view['folder']}"
         sides = {
             side: {**entry, **{key: f"{folder}/{entry[key]}" for key in ("output_path", "spacing_stats_path")}}
             for side, entry in by_id[view["id"]].items()
         }
-        leaf = f"{condition['view']}_gs{view['gridsize']}.json"
+        leaf = f"{condition['view']}_{view['folder']}.json"
         names = [condition["test"]] if condition["dose"] is None else [dose_key(condition["dose"]), condition["test"]]
         name = next(path for one in names if (path := f"metrics/{one}/{leaf}") not in found)
         found[name] = sides
@@ -191,6 +191,8 @@ def training_jobs(
 ) -> list[dict[str, Any]]:
     """Return one entry for every training that was planned, or refused by the plan, in the plan's order.
 
+    A model that was given is no training of this run.
+
     `final_loss` is the mean training loss over the last epoch, `final_validation_loss` the one on the validation groups after
     it; both are null unless the training ended with success.
 
@@ -203,7 +205,7 @@ def training_jobs(
     of_condition = {condition["id"]: condition for condition in plan["conditions"]}
     jobs = []
     for run in plan["runs"]:
-        if run["kind"] != "train":
+        if run["kind"] != "train" or run.get("model"):
             continue
         state, reason = ("planned", None) if dry_run else _training_state(run, reports)
         manifest = trained.get(run["run_id"]) if state == "success" else None

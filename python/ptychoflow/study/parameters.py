@@ -4,6 +4,7 @@ Precedence: default of the configuration < study file < what the user gave. A pa
 default has one home, the configuration (config.py); `nextflow_schema.json` documents it and a test holds the two together.
 """
 
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
+from ptychoflow.arms.ptychovit.restore import PtychoVitConfig
 from ptychoflow.config import (
     STRICT,
     Count,
@@ -66,6 +68,8 @@ def read_heldout(value: Any) -> Any:
     if value is None or isinstance(value, list | tuple):
         return value
     text = str(value).strip()
+    if re.fullmatch(r"\[\s*\d+(\s*,\s*\d+)*\s*\]", text):
+        return json.loads(text)
     if re.fullmatch(r"[A-Za-z_]\w*", text) and not isinstance(value, bool):
         return text
     try:
@@ -80,6 +84,19 @@ def read_heldout(value: Any) -> Any:
 def read_epochs(value: Any) -> Any:
     """Return a list of epochs; the word `none` is an empty one."""
     return [] if str(value).strip().lower() == "none" else split_list(value)
+
+
+def read_sides(value: Any) -> Any:
+    """Return (arm, N) of every item of a text such as `pinn_ptychovit=256`."""
+    if isinstance(value, tuple | list):
+        return value
+    pairs = [re.fullmatch(r"([a-z][a-z0-9_]*)\s*=\s*([0-9]+)", item) for item in _lower(value)]
+    found = [pair.groups() for pair in pairs if pair]
+    if len(found) < len(pairs):
+        raise ValueError("expected ARM=N, with commas between several")
+    if len({arm for arm, _ in found}) < len(found):
+        raise ValueError("an arm is named twice")
+    return found
 
 
 def _lower(items: Any) -> Any:
@@ -100,8 +117,10 @@ Gridsizes = Annotated[
     tuple[Annotated[int, Field(ge=1, le=3)], ...], BeforeValidator(split_list), AfterValidator(_no_repeats)
 ]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(split_list), AfterValidator(_no_repeats)]
+Sides = Annotated[tuple[tuple[str, Side], ...], BeforeValidator(read_sides)]
 Snapshots = Annotated[tuple[Count, ...], BeforeValidator(read_epochs), AfterValidator(_no_repeats)]
 Heldout = Annotated[str | float | list[int] | None, BeforeValidator(read_heldout)]
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 
@@ -113,6 +132,7 @@ class Parameters:
     # what to run
     base: str | None = None
     models: Names | None = None
+    model_n: Sides = (("pinn_ptychovit", 256),)
     gridsizes: Gridsizes = (1,)
     doses: Doses | None = None
     views: Names = ("all",)
@@ -182,6 +202,22 @@ class Parameters:
     lsqml_epochs: Count | None = None
     lsqml_batch_size: Count | None = None
     lsqml_plateau_stop: bool | None = None
+    # ptychovit
+    ptychovit_repo: str | None = None
+    ptychovit_python: str | None = None
+    ptychovit_image: str | None = None
+    ptychovit_tree_digest: Digest | None = None
+    allow_double: Digest | None = None
+    ptychovit_mode: Literal["inference", "resume", "finetune", "train"] | None = None
+    ptychovit_checkpoint: str | None = None
+    ptychovit_base_config: str | None = None
+    resume_from_checkpoint: bool | None = None
+    finetune_policy: Literal["resume", "progressive"] | None = None
+    ptychovit_epochs: Count | None = None
+    ptychovit_batch_size: Count | None = None
+    ptychovit_train_split: Fraction | None = None
+    ptychovit_infer_batch_size: Count | None = None
+    ptychovit_time_limit_s: Positive | None = None
     # scoring
     align: Literal["none", "gauge", "register"] | None = None
     phase_ramp: bool | None = None
@@ -234,6 +270,11 @@ CONFIG_FIELDS: dict[type, dict[str, str]] = {
     },
     ReconstructConfig: {name: name for name in ("infer_batch_size", "stitching", "keep_reassembly")},
     LsqmlConfig: {name: name for name in ("lsqml_epochs", "lsqml_batch_size", "lsqml_plateau_stop", "snapshots")},
+    PtychoVitConfig: {
+        f"ptychovit_{name}": name
+        for name in ("mode", "epochs", "batch_size", "train_split", "infer_batch_size", "time_limit_s")
+    }
+    | {name: name for name in ("resume_from_checkpoint", "finetune_policy")},
     EvaluateConfig: {
         name: name
         for name in (
@@ -258,11 +299,28 @@ SIMULATION_ONLY = frozenset(
 )
 """Parameters without meaning for measured scans."""
 
+OF_THIS_MACHINE = frozenset(("ptychovit_repo", "ptychovit_python", "ptychovit_checkpoint", "ptychovit_base_config"))
+"""Paths that the plan checks and does not keep: they say where something lies here, and nothing of the study."""
+
+SUPPLIED = OF_THIS_MACHINE | {"ptychovit_image", "ptychovit_tree_digest", "allow_double"}
+"""Parameters that say which external code and which weights are there."""
+
 SCORING = frozenset(CONFIG_FIELDS[EvaluateConfig])
 """Parameters of the scoring, which a reconstruction from elsewhere takes too."""
 
 PREPARING = frozenset(("heldout", "data_seed", "score_box_px"))
 """Parameters that matter for a scan which nothing is trained on: its held-out frames and its scored region."""
+
+AFTER_PREPARE = SUPPLIED | {
+    name for config in CONFIG_FIELDS if config not in (SimulateConfig, PrepareConfig) for name in CONFIG_FIELDS[config]
+}
+"""Parameters that matter where scans and views are given: of training, inference, LSQML, external code and scoring."""
+
+AFTER_TRAIN = (AFTER_PREPARE - CONFIG_FIELDS[ModelConfig].keys() - CONFIG_FIELDS[TrainConfig].keys()) | {
+    "precision",
+    "snapshots",
+}
+"""Those that matter where trained models are given too: inference has a precision, and LSQML keeps its snapshots."""
 
 REGION_ONLY = frozenset(("split_axis", "split_fraction", "split_at", "guard_px"))
 """Parameters without meaning unless a scan is cut in two."""

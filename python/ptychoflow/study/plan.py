@@ -4,17 +4,20 @@ Nothing is decided later: a run carries all values of its configurations, defaul
 cannot take is a `skipped` row with its reason. A mistake of the user is an error, and all mistakes are reported together.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ptychoflow.arms.ptychovit.restore import PtychoVitConfig
 from ptychoflow.arms.registry import Arm, Registry
 from ptychoflow.config import EvaluateConfig, LsqmlConfig, ModelConfig, PrepareConfig, ReconstructConfig, TrainConfig
 from ptychoflow.errors import UsageError, nearest
 from ptychoflow.study.conditions import ALL, Condition, StudyFile, ViewSpec, gather_conditions, read_study
+from ptychoflow.study.external import condition_of_side, frame_sides, supply_problems, with_training
 from ptychoflow.study.imported import ImportedRun, from_recons
 from ptychoflow.study.parameters import (
     CONFIG_FIELDS,
+    OF_THIS_MACHINE,
     REGION_ONLY,
     SIMULATION_ONLY,
     Parameters,
@@ -22,11 +25,12 @@ from ptychoflow.study.parameters import (
     options,
     read_parameters,
 )
+from ptychoflow.study.reentry import Wanted, from_models, from_views
 from ptychoflow.study.samplesheet import Sheet
 
 SCHEMA_VERSION = 1
-STARTS = ["start", "evaluate"]
-"""What `--from` takes: the whole flow, or the scoring of reconstructions that are there."""
+STARTS = ["start", "prepare", "train", "recon", "evaluate"]
+"""What `--from` takes: the whole flow, or its first stage of which not everything is there."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ def make_plan(
 
     Args:
         given: parameters by name as the user gave them; None means not given. `from` is not one of Parameters, since it
-            says what the sheet is: one of scans (`start`) or of reconstructions (`evaluate`).
+            says what the sheet names: measured scans (`start`), or what earlier stages made (study/resheet.py).
         sheet: rows of the sheet, where there is one.
         study: content of the study file, where there is one.
         registry: the known arms.
@@ -78,21 +82,37 @@ def make_plan(
         if problems:
             raise UsageError(_together(problems))
         return _expand_imported(imports, registry.imported, parameters, asked)
+    if start == "recon":
+        wanted, more = from_models(sheet, asked, registry)
+        problems += more + supply_problems(parameters, [one.arm for one in wanted])
+        if problems:
+            raise UsageError(_together(problems))
+        ready_made = (replace(one, arm=with_training([one.arm], parameters)[0]) for one in wanted)
+        return _expand(ready_made, parameters, asked, {})
     arms: tuple[Arm, ...] = ()
     try:
-        arms = registry.select(parameters.models)
+        arms = with_training(registry.select(parameters.models), parameters)
     except UsageError as error:
         problems.append(str(error))
-    conditions, more = gather_conditions(sheet, study_file, parameters)
-    problems += more
-    problems += _for_simulated_only({*asked, *preset}, sheet) if sheet else []
-    problems += _without_effect(asked, conditions)
-    problems += _contradictions(asked, parameters, arms)
     specs = study_file.views if study_file else {}
-    problems += _view_contradictions(specs, parameters)
+    if start == "train":
+        conditions, more = from_views(sheet, asked)
+        problems += more
+    else:
+        ready = start == "prepare"
+        conditions, more = gather_conditions(sheet, study_file, parameters, ready=ready)
+        problems += more
+        # A study's own scans are not made when ready ones are given, and what it says of them is not asked for.
+        problems += _for_simulated_only(asked if ready else {*asked, *preset}, sheet) if sheet else []
+        problems += ["--base has no effect with --from prepare: scans are given"] if ready and "base" in asked else []
+        problems += _without_effect(asked, conditions)
+        problems += _view_contradictions(specs, parameters)
+    problems += _contradictions(asked, parameters, arms)
+    sides, more = frame_sides(parameters, arms, registry.ids)
+    problems += more + supply_problems(parameters, arms)
     if problems:
         raise UsageError(_together(problems))
-    return _expand(conditions, arms, parameters, asked, specs)
+    return _expand(_combinations(conditions, arms, sides, parameters), parameters, asked, specs)
 
 
 def _preset(study: StudyFile | None, name: str | None) -> tuple[dict[str, Any], list[str]]:
@@ -119,7 +139,7 @@ def _for_simulated_only(names: Collection[str], sheet: Sheet) -> list[str]:
     for name in sorted(SIMULATION_ONLY.intersection(names)):
         hint = "; the dose you expect of a scan goes into the sheet's column 'dose'" if name == "doses" else ""
         problems.append(
-            f"--{name} is for simulated scans, but --input {sheet.name} names measured ones ({scans}){hint}"
+            f"--{name} is for scans to simulate, but --input {sheet.name} names scans that are there ({scans}){hint}"
         )
     return problems
 
@@ -127,7 +147,7 @@ def _for_simulated_only(names: Collection[str], sheet: Sheet) -> list[str]:
 def _without_effect(asked: Mapping[str, Any], conditions: Sequence[Condition]) -> list[str]:
     """Return the parameters that would change nothing: who gives them expects something that will not happen."""
     problems = []
-    if conditions and all(condition.has_truth and condition.train == condition.test for condition in conditions):
+    if conditions and all(c.test.kind == "simulate" and c.train == c.test for c in conditions):
         names = sorted({"nimgs_test", "step_test_px"}.intersection(asked))
         problems += [f"--{name} has no effect: no scan of this study is for testing only" for name in names]
     if "base" in asked:
@@ -179,43 +199,61 @@ def _view_contradictions(specs: Mapping[str, ViewSpec], parameters: Parameters) 
     return sorted(problems)
 
 
+def _combinations(
+    conditions: Sequence[Condition], arms: Sequence[Arm], sides: Mapping[str, int], parameters: Parameters
+) -> Iterator[Wanted]:
+    """Yield every arm on every condition, with its own frame side and with every gridsize and seed that it distinguishes."""
+    by_id: dict[str, list[Condition]] = {}
+    for condition in conditions:
+        by_id.setdefault(condition.id, []).append(condition)
+    for members in by_id.values():
+        for arm in arms:
+            condition, reason = condition_of_side(members, sides.get(arm.id))
+            gridsizes = sorted(condition.views) or _gridsizes(condition, parameters)
+            # Arms that read single frames run once for all gridsizes, those without a training once for all seeds.
+            untrained = arm.kind == "iterative" or (arm.kind == "external" and not arm.supervised)
+            for gridsize in gridsizes if arm.kind == "train" else gridsizes[:1]:
+                for seed in parameters.seeds[:1] if untrained else parameters.seeds:
+                    yield Wanted(condition, arm, gridsize, seed, reason=reason)
+
+
 def _expand(
-    conditions: Sequence[Condition],
-    arms: Sequence[Arm],
-    parameters: Parameters,
-    asked: dict[str, Any],
-    specs: Mapping[str, ViewSpec],
+    wanted: Iterable[Wanted], parameters: Parameters, asked: dict[str, Any], specs: Mapping[str, ViewSpec]
 ) -> Plan:
     views: dict[str, dict[str, Any]] = {}
     runs: list[dict[str, Any]] = []
     skipped: list[dict[str, Any]] = []
-    used: dict[str, Condition] = {}
-    for condition in conditions:
-        gridsizes = _gridsizes(condition, parameters)
-        spec = specs.get(condition.view, ViewSpec())
-        for arm in arms:
-            # A reconstruction without training is one run: its frames do not depend on gridsize or training seed.
-            once = arm.kind == "iterative"
-            for gridsize in gridsizes[:1] if once else gridsizes:
-                for seed in parameters.seeds[:1] if once else parameters.seeds:
-                    row = _row(condition, arm, gridsize, seed)
-                    reason = arm.refusal(
-                        n=condition.test.n,
-                        gridsize=gridsize,
-                        has_truth=condition.has_truth,
-                        split=condition.split,
-                        guard_px=condition.test.n if parameters.guard_px is None else parameters.guard_px,
-                    )
-                    if reason:
-                        facts = {"kind": arm.kind, "backend": arm.backend, "gridsize": gridsize}
-                        scans = {"train": condition.train.id, "test": condition.test.id}
-                        origin = {"dose": condition.test.dose, "view_name": condition.view}
-                        skipped.append({**row, **facts, **scans, **origin, "reason": reason})
-                        continue
-                    view = _view(condition, gridsize, parameters, spec)
-                    views[view["id"]] = view
-                    used[condition.id] = condition
-                    runs.append({**row, **_run(condition, arm, gridsize, view["id"], parameters)})
+    used: dict[tuple[str, int], Condition] = {}
+    for one in wanted:
+        condition, arm, gridsize = one.condition, one.arm, one.gridsize
+        row = _row(condition, arm, gridsize, one.seed)
+        guard_px = condition.guard_px if condition.views else parameters.guard_px
+        reason = one.reason or arm.refusal(
+            n=condition.test.n,
+            gridsize=gridsize,
+            has_truth=condition.test.truth,
+            split=condition.split,
+            guard_px=condition.test.n if guard_px is None else guard_px,
+        )
+        if reason:
+            facts = {"kind": arm.kind, "backend": arm.backend, "gridsize": gridsize}
+            scans = {"train": condition.train.id, "test": condition.test.id}
+            origin = {"dose": condition.test.dose, "view_name": condition.view}
+            skipped.append({**row, **facts, **scans, **origin, "reason": reason})
+            continue
+        if condition.views:
+            known = {"split": condition.split, "guard_px": condition.guard_px}
+            view = _view_entry(condition, gridsize, file=condition.views[gridsize], config=known)
+        else:
+            view = _view(condition, gridsize, parameters, specs.get(condition.view, ViewSpec()))
+        views[view["id"]] = view
+        used[condition.id, condition.test.n] = condition
+        run = {**row, **_run(condition, arm, gridsize, view["id"], parameters)}
+        if one.model is not None:
+            # Of a training that is over only the precision matters, which inference shares.
+            trained = {"train": {"precision": run["config"]["train"]["precision"]}}
+            run |= {"model": one.model, "config": {**trained, "reconstruct": run["config"]["reconstruct"]}}
+        runs.append(run)
     return _plan(used, views, runs, skipped, asked)
 
 
@@ -225,34 +263,46 @@ def _expand_imported(imports: Sequence[ImportedRun], arm: Arm, parameters: Param
     runs: list[dict[str, Any]] = []
     for one in imports:
         condition = one.condition
-        key = (condition.id, one.view)
+        key = (condition.test.id, one.view)
         if key not in views:
             view = _view(condition, 1, parameters, ViewSpec())
-            own = sum(name == condition.id for name, _ in views) + 1
-            views[key] = (
-                view
-                if one.view is None
-                else {**view, "id": f"{condition.id}__view{own}", "file": one.view, "config": {}}
-            )
+            own = sum(entry["condition"] == condition.id for entry in views.values()) + 1
+            given = {
+                **_view_entry(condition, 1, file=one.view, config={}),
+                **{"id": f"{condition.id}__view{own}", "folder": f"view{own}"},
+            }
+            views[key] = view if one.view is None else given
         names = {"run_id": one.run_id, "condition": condition.id, "label": one.label, "arm": arm.id, "seed": one.seed}
         facts = _run(condition, arm, 1, views[key]["id"], parameters)
         runs.append({**names, **facts, "recon": one.recon})
-    used = {one.condition.id: one.condition for one in imports}
+    used = {(one.condition.id, one.condition.test.n): one.condition for one in imports}
     return _plan(used, {view["id"]: view for view in views.values()}, runs, [], asked)
 
 
 def _plan(
-    used: Mapping[str, Condition],
+    used: Mapping[tuple[str, int], Condition],
     views: Mapping[str, dict[str, Any]],
     runs: list[dict[str, Any]],
     skipped: list[dict[str, Any]],
     asked: dict[str, Any],
 ) -> Plan:
     datasets = {d.id: asdict(d) for condition in used.values() for d in (condition.train, condition.test)}
-    listed = [
-        {"id": c.id, "train": c.train.id, "test": c.test.id, "dose": c.test.dose, "view": c.view} for c in used.values()
-    ]
-    return Plan(list(datasets.values()), listed, list(views.values()), runs, skipped, asked)
+    by_id: dict[str, list[Condition]] = {}
+    for condition in used.values():
+        by_id.setdefault(condition.id, []).append(condition)
+    kept = {name: value for name, value in asked.items() if name not in OF_THIS_MACHINE}
+    return Plan(
+        list(datasets.values()), [_listed(one) for one in by_id.values()], list(views.values()), runs, skipped, kept
+    )
+
+
+def _listed(members: Sequence[Condition]) -> dict[str, Any]:
+    """Return a condition's entry: the scans that the study is about, and the sides of all frames that are compared in it."""
+    main, *others = sorted(members, key=lambda one: one.other_n)
+    return {
+        **{"id": main.id, "object": main.object or main.id, "train": main.train.id, "test": main.test.id},
+        **{"dose": main.test.dose, "view": main.view, "sides": [main.test.n, *(one.test.n for one in others)]},
+    }
 
 
 def _row(condition: Condition, arm: Arm, gridsize: int, seed: int) -> dict[str, Any]:
@@ -284,15 +334,20 @@ def _view(condition: Condition, gridsize: int, parameters: Parameters, spec: Vie
         values["min_spacing_px"] = round((1 - spec.overlap) * condition.test.n, 9)
     if "min_spacing_px" in values:
         values["view_gridsize"] = max(parameters.gridsizes)
-    view_id = f"{condition.id}__gs{gridsize}"
+    return _view_entry(condition, gridsize, file=None, config=complete(PrepareConfig, values, what=condition.id))
+
+
+def _view_entry(condition: Condition, gridsize: int, *, file: str | None, config: dict[str, Any]) -> dict[str, Any]:
+    folder = f"n{condition.test.n}_gs{gridsize}" if condition.other_n else f"gs{gridsize}"
     return {
-        "id": view_id,
+        "id": f"{condition.id}__{folder}",
         "condition": condition.id,
+        "folder": folder,
         "gridsize": gridsize,
         "train": condition.train.id,
         "test": condition.test.id,
-        "file": None,
-        "config": complete(PrepareConfig, values, what=view_id),
+        "file": file,
+        "config": config,
     }
 
 
@@ -300,6 +355,7 @@ def _run(condition: Condition, arm: Arm, gridsize: int, view_id: str, parameters
     by_kind: dict[str, dict[str, type]] = {
         "train": {"model": ModelConfig, "train": TrainConfig, "reconstruct": ReconstructConfig},
         "iterative": {"lsqml": LsqmlConfig},
+        "external": {"ptychovit": PtychoVitConfig},
         "imported": {},
     }
     sections = by_kind[arm.kind]

@@ -1,4 +1,4 @@
-"""Sheets: which measured scans there are and which belong together, or which reconstructions. CSV, JSON or YAML.
+"""Sheets: which scans there are and which belong together, or which views, models or reconstructions. CSV, JSON or YAML.
 
 Everything wrong with a sheet is reported together, each problem with its row and column, so one round of repair suffices.
 """
@@ -95,7 +95,76 @@ class ReconRow:
     """Photons in one unit of amplitude squared, where the file does not say."""
 
 
-Row = TypeVar("Row", SheetRow, ReconRow)
+@dataclass(frozen=True, config=STRICT)
+class ReadyRow:
+    """One scan of a sheet for `--from prepare`, taken as it is; an empty cell is a field at its default."""
+
+    id: Identifier
+    """Name of the scan, used in ids and paths."""
+    scan: Annotated[str, Field(min_length=1)]
+    """The scan.npz that ptychoflow made, relative to the sheet's folder, or a URI."""
+    role: Literal["train", "test", "both"] = "both"
+    """`both` stands alone; a train row and a test row of one `object` belong together."""
+    object: Identifier | None = None
+    """What was scanned, the first part of the condition's id; the scan's id when absent."""
+    split: Literal["none", "region", "scans"] | None = None
+    """How this row's frames are split; `--split` when absent."""
+    heldout: Heldout = None
+    """Frames that no arm reads: a key of the file, a fraction or a list; `--heldout` when absent."""
+    dose: DoseText | None = None
+    """Dose, photons per frame."""
+    N: Side | None = None
+    """Side of a frame, px; `--N` when absent."""
+    truth: bool = False
+    """The file's object is the true one, as it is for a simulated scan."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class ViewRow:
+    """One view of a sheet for `--from train`, with the scans that it was made from; all are taken as they are."""
+
+    condition: Identifier
+    """What is compared with each other; its views differ in gridsize only."""
+    view: Annotated[str, Field(min_length=1)]
+    """The view.npz, relative to the sheet's folder, or a URI."""
+    gridsize: Annotated[int, Field(ge=1, le=3)]
+    """Square root of the number of frames in a group of the view."""
+    train: Identifier
+    """Name of the train scan."""
+    train_scan: Annotated[str, Field(min_length=1)]
+    """Its scan.npz."""
+    test: Identifier
+    """Name of the test scan; that of the train scan where one scan is both."""
+    test_scan: Annotated[str, Field(min_length=1)]
+    """Its scan.npz."""
+    N: Side
+    """Side of a frame, px."""
+    dose: DoseText | None = None
+    """Dose, photons per frame."""
+    truth: bool = False
+    """The test scan's object is the true one."""
+    split: Literal["none", "region", "scans"] = "none"
+    """How the view tells train frames from test frames."""
+    guard_px: Annotated[float, Field(ge=0)] | None = None
+    """Least distance of train and test positions with `region`, px; N when absent."""
+    name: Identifier = "all"
+    """Name of the view in tables."""
+
+
+# One class built on another, against the rule of the house: the columns of a view are needed here to the last.
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class ModelRow(ViewRow):
+    """One reconstruction to make, of a sheet for `--from recon`: a view, the arm that reads it, and its trained model."""
+
+    arm: Annotated[str, Field(min_length=1)]
+    """Id in the registry."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Training seed."""
+    model: Annotated[str, Field(min_length=1)] | None = None
+    """Folder of the trained model; none for an arm that is not trained."""
+
+
+Row = TypeVar("Row", SheetRow, ReconRow, ReadyRow, ViewRow, ModelRow)
 
 
 @plain_dataclass(frozen=True)
