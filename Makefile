@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .PHONY: help setup demo test test-fast test-machines lint images smoke evidence bench lock clean
 
 PYTHON_RUN := PYTHONPATH=python .venv/bin/python
-SHELL_FILES := $(wildcard tools/*.sh bin/* .ci/run containers/*.sh tests/infra/*.sh)
+SHELL_FILES := $(wildcard tools/*.sh bin/* .ci/run containers/*.sh tests/infra/*.sh tests/slurm/*.sh)
 UV_COMPILE := ../.venv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --no-header $(UPGRADE)
 

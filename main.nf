@@ -22,7 +22,7 @@ include { COMPARE       } from './modules/compare'
 include { COLLECT       } from './modules/collect'
 include { CHECK_OUTCOME } from './modules/check_outcome'
 include {
-    checkedParameters ; codeRevision ; completionTable ; containersOf ; givenFiles ; helpText ; jsonText ; located
+    checkedParameters ; codeRevision ; completionTable ; containersOf ; fullDisk ; givenFiles ; helpText ; jsonText ; located
     missingFiles ; planParameters ; readJson ; runTexts ; studyFile ; suppliedCode ; verdict ; writeFallbackTable
     withInterpreter ; writeParameters ; writeVersions
 } from './modules/functions'
@@ -366,7 +366,11 @@ workflow {
     }
 
     workflow.onComplete = {
-        if( reached.plan ) {
+        def full = workflow.success ? null : fullDisk([outdir, workflow.workDir])
+        if( full ) {
+            println(full)
+        }
+        else if( reached.plan ) {
             def table = outdir.resolve('summary/run_status.tsv')
             def trace = outdir.resolve('pipeline_info/trace.tsv')
             if( !reached.table ) {

@@ -63,9 +63,10 @@ case $group in
   machines)
     run_on_machine browser "browser" tools/chromium.sh
     run_on_machine docker "docker" tests/infra/docker-ready.sh
-    bash tests/infra/docker-down.sh >/dev/null || true
+    # With the engine still up: a job may run in a container.
     run_on_machine slurm "slurm" tests/slurm/slurm-ready.sh
     bash tests/infra/slurm-down.sh >/dev/null || true
+    bash tests/infra/docker-down.sh >/dev/null || true
     ;;
   *)
     echo "tools/test.sh: expected no argument or 'machines', got '$group'" >&2

@@ -60,6 +60,19 @@ def refuse(problems: list[str], *, what: str) -> None:
     raise ContractError(f"{what}: {len(problems)} problems\n{lines}")
 
 
+def check_file_name(name: str, *, what: str) -> None:
+    """Refuse a name that is to be part of a file's name and would lead out of its folder, hide, or read as an option.
+
+    Raises:
+        UsageError: when it is empty, longer than 100 characters, starts with '.' or '-', or has '/' or a control character.
+    """
+    if not name.isprintable() or "/" in name or name.startswith((".", "-")) or not 0 < len(name) <= 100:
+        raise UsageError(
+            f"{what}: {name!r} becomes part of a file's name: expected up to 100 characters without '/' and control "
+            "characters, not starting with '.' or '-'"
+        )
+
+
 def nearest(name: str, known: list[str]) -> str:
     """Return `" (did you mean 'x'?)"` for the known name closest to `name`, or an empty string."""
     from difflib import get_close_matches

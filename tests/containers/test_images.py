@@ -1,5 +1,6 @@
 """The cpu image, really built and run by a Docker engine: `make test-machines`, after tests/infra/docker-ready.sh."""
 
+import csv
 import json
 import os
 import shutil
@@ -10,47 +11,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from background_launch import ROOT, start
+from docker_engine import DOCKER, IMAGE, ONE_IMAGE, build, copy_checkout, docker, script, skip_without_engine
 from ptychoflow import __version__
 from ptychoflow.provenance import code_revision
 
 pytestmark = pytest.mark.docker
 
-ROOT = Path(__file__).parents[2]
-# Debian's own client comes first where it is: a newer one elsewhere on PATH may lack BuildKit.
-DOCKER = "/usr/bin/docker" if Path("/usr/bin/docker").exists() else shutil.which("docker")
-IMAGE = f"ptychoflow/cpu:{__version__}"
-LOCAL_BASE = "base:bookworm"
 ENTRY = json.dumps({"id": "tiny", "config": {"size": 100, "size_cols": 116, "step_px": 16.0}})
 HARDENED = ("--read-only", "--network", "none", "--cap-drop", "ALL")
 
 
-def docker(*arguments, check=True, **options):
-    return subprocess.run([DOCKER, *map(str, arguments)], capture_output=True, text=True, check=check, **options)
-
-
-def script(checkout, name, *arguments, **environment):
-    command = ["bash", checkout / "containers" / name, *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, env=os.environ | {"DOCKER": DOCKER, **environment}
-    )
-
-
-def build(checkout, **environment):
-    """Build the cpu image, on the local base where there is one, with the host's network: the engine may have no bridge."""
-    local = docker("image", "inspect", LOCAL_BASE, check=False).returncode == 0
-    base = {"BASE_IMAGE": LOCAL_BASE, "BUILD_NETWORK": "host"} if local else {}
-    done = script(checkout, "build.sh", "cpu", **{**base, **environment})
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    sys.stdout.write(done.stdout.splitlines()[-1] + "\n")
-
-
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """A copy of what the images are made from, which nobody edits meanwhile."""
-    root = tmp_path_factory.mktemp("images") / "checkout"
-    for part in ("containers", "bin", "requirements", "python/ptychoflow"):
-        shutil.copytree(ROOT / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
-    return root
+    """A copy of the workflow and of what its images are made from, which nobody edits meanwhile."""
+    return copy_checkout(tmp_path_factory.mktemp("images") / "checkout")
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +35,7 @@ def revision(checkout):
 
 @pytest.fixture(scope="module")
 def image(checkout):
-    if DOCKER is None or docker("info", check=False).returncode:
-        pytest.skip("no Docker engine answers: run tests/infra/docker-ready.sh as root")
+    skip_without_engine()
     build(checkout, DOCKER_BUILDKIT="0")
     return IMAGE
 
@@ -148,6 +122,79 @@ def test_the_hosts_tree_does_not_shadow_the_images(image, task):
     flags = ("--env", f"PATH={path}", "--env", f"PYTHONPATH={task}/project/python")
     done = inside(image, task, "ptychoflow", "--version", flags=flags)
     assert (done.returncode, done.stdout) == (0, f"ptychoflow {__version__}\n"), done.stderr
+
+
+@pytest.fixture
+def flow(image, checkout, tmp_path, monkeypatch):
+    """Return `run(name, *options)`: the folder of a finished run, with its exit code in `code` and its text in `launch.log`.
+
+    Containers have no network. What an arm says without its framework can be seen: the image with them is too large here.
+    """
+    monkeypatch.setenv("PATH", f"{Path(DOCKER).parent}:{os.environ['PATH']}")
+
+    def run(name, *options):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "here.config").write_text(ONE_IMAGE)
+        with start(folder, "run", checkout, "-c", "here.config", *options) as process:
+            try:
+                (folder / "code").write_text(str(process.wait(timeout=300)))
+            finally:
+                process.kill()
+        return folder
+
+    return run
+
+
+def table(path, key):
+    with path.open(newline="") as stream:
+        return {row[key].split(":")[-1]: row for row in csv.DictReader(stream, delimiter="\t")}
+
+
+def test_the_workflow_runs_in_the_image_and_arms_without_their_framework_say_so(flow, checkout):
+    """-profile docker,test, then its own scans with a reconstruction from elsewhere: every process but the inference of an arm.
+
+    Oracle of the versions: the image's Python, asked directly.
+    """
+    made = flow("made", "-profile", "docker,test", "--models", "pinn_torch,lsqml", "--min_success", "0")
+    text = (made / "launch.log").read_text()
+    assert (made / "code").read_text() == "0", text
+    rows = table(made / "results" / "summary" / "run_status.tsv", "run_id")
+    assert {row["state"] for row in rows.values()} == {"missing"}
+    tasks = table(made / "results" / "pipeline_info" / "trace.tsv", "process")
+    assert {name: (tasks[name]["exit"], tasks[name]["attempt"]) for name in ("TRAIN", "LSQML")} == {
+        "TRAIN": ("69", "1"),
+        "LSQML": ("69", "1"),
+    }
+    said = {name: (Path(tasks[name]["workdir"]) / ".command.err").read_text() for name in ("TRAIN", "LSQML")}
+    assert "arms of back end torch need torch, which is not installed here" in said["TRAIN"]
+    assert "the lsqml arm needs ptychi" in said["LSQML"]
+    ran = [(Path(row["workdir"]) / ".command.run").read_text() for row in tasks.values()]
+    assert all("docker run -i --cpu-shares" in script and IMAGE in script for script in ran)
+
+    scan = made / "results" / "datasets" / "lines-test" / "scan.npz"
+    truth = np.load(scan)["objectGuess"]
+    facts = {
+        "object": truth,
+        "weight": np.ones(truth.shape, np.float32),
+        "origin_rc_px": np.zeros(2, np.int64),
+        "metadata": np.array("{}"),
+    }
+    np.savez(made / "mine.npz", **facts)
+    (made / "sheet.csv").write_text(f"recon,scan,label,object,N\nmine.npz,{scan},mine,lines,64\n")
+    scored = flow("scored", "-profile", "docker", "--from", "evaluate", "--input", made / "sheet.csv")
+    assert (scored / "code").read_text() == "0", (scored / "launch.log").read_text()
+    rows = table(scored / "results" / "summary" / "run_status.tsv", "run_id")
+    assert {run: row["state"] for run, row in rows.items()} == {"lines__mine__n64__s0": "ok"}
+    tasks = table(scored / "results" / "pipeline_info" / "trace.tsv", "process")
+    assert set(tasks) == {"PLAN", "INGEST", "PREPARE", "EVALUATE", "COMPARE", "COLLECT"}
+    manifest = json.loads((scored / "results" / "conditions" / "lines" / "manifest.json").read_text())
+    version = docker(
+        "run", "--rm", "--network", "none", IMAGE, "python3", "-c", "import platform; print(platform.python_version())"
+    )
+    assert manifest["versions"]["python"] == version.stdout.strip()
+    owners = {path.stat().st_uid for path in (scored / "results").rglob("*")}
+    assert owners == {os.getuid()}
 
 
 def test_buildkit_builds_the_same_packages(image, checkout):

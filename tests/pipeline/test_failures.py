@@ -5,7 +5,10 @@
 
 import csv
 import json
+import os
+import re
 import signal
+import subprocess
 from dataclasses import replace
 
 import numpy as np
@@ -168,3 +171,43 @@ def test_a_killed_nextflow_leaves_no_process_and_no_half_written_file(nextflow, 
     assert set(again.states().values()) == {"ok"}
     files = [path.name for path in (tmp_path / "results" / "conditions" / "stub" / "recons" / "lsqml").rglob("*.*")]
     assert files == ["recon.npz"]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Return the mount point of a disk of 96 kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if (
+        os.geteuid()
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", disk], capture_output=True).returncode
+    ):
+        pytest.skip("only root may mount a small disk")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_full_disk_ends_in_one_message_that_names_it(nextflow, project, small_disk, tmp_path):
+    """Files of many tasks cannot be copied; what Nextflow says of each is followed by what to do."""
+    out = small_disk / "results"
+    launch = nextflow(tmp_path, "run", project, "-stub-run", "--study", "lines", "--outdir", out)
+    assert launch.returncode == 1
+    assert launch.text.count("The disk is full") == 1
+    assert f"\nThe disk is full: {out}. Free some of it, then continue with -resume.\n" in launch.text
+    assert "onComplete" not in launch.text
+
+
+@pytest.mark.parametrize("what", ["a file", "read-only"])
+def test_an_output_folder_that_cannot_be_written_is_named_before_any_task(
+    nextflow, project, small_disk, tmp_path, what
+):
+    out = small_disk / "folder" / "results"
+    if what == "a file":
+        out.parent.touch()
+    else:
+        subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    launch = nextflow(tmp_path, "run", project, "-stub-run", "--study", "lines", "--outdir", out)
+    assert launch.returncode == 1
+    (said,) = [line for line in launch.text.splitlines() if line.startswith("ERROR")]
+    assert re.fullmatch(rf"ERROR ~ {small_disk}/folder(/results)?: (Not a directory|Read-only file system)", said)
+    assert "Submitted process" not in launch.text

@@ -4,6 +4,8 @@ Every client call has a time limit: clients wait for minutes when the controller
 """
 
 import csv
+import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from background_launch import ROOT, start, wait_for
+from docker_engine import DOCKER, IMAGE, ONE_IMAGE, build, copy_checkout, docker, skip_without_engine
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -130,6 +133,50 @@ def test_a_cancelled_training_continues_from_its_checkpoint(tmp_path, queue):
     step = re.search(r"resumed from step (\d+)", (Path(rows[1]["workdir"]) / ".command.err").read_text())
     assert int(step.group(1)) > 0
     assert states(tmp_path) <= {"ok", "failed"}  # so short a training may end flat
+
+
+def test_a_task_in_a_job_runs_in_its_container_and_an_arm_without_its_framework_ends_there(
+    tmp_path, queue, monkeypatch
+):
+    """-profile slurm,docker: every task of the flow in the image cpu, whose Python is not the one of this test.
+
+    Oracle of the version: the image itself, asked directly.
+    """
+    skip_without_engine()
+    monkeypatch.setenv("PATH", f"{Path(DOCKER).parent}:{os.environ['PATH']}")
+    checkout = copy_checkout(tmp_path / "checkout")
+    build(checkout, DOCKER_BUILDKIT="0")
+    (tmp_path / "quick.config").write_text(QUICK + ONE_IMAGE)
+    options = ["-profile", "slurm,docker,test", "--models", "lsqml", "--min_success", "0", "-c", "quick.config"]
+    with start(tmp_path, "run", checkout, *options) as process:
+        try:
+            assert process.wait(timeout=300) == 0, (tmp_path / "launch.log").read_text()
+        finally:
+            process.kill()
+        queue()
+    rows = {row["process"]: row for row in attempts(tmp_path)}
+    assert {name: (row["status"], row["exit"], row["attempt"]) for name, row in rows.items()} == {
+        **dict.fromkeys(("PLAN", "SIMULATE", "PREPARE", "COLLECT"), ("COMPLETED", "0", "1")),
+        "LSQML": ("FAILED", "69", "1"),
+    }
+    said = (Path(rows["LSQML"]["workdir"]) / ".command.err").read_text()
+    assert "the lsqml arm needs ptychi" in said
+    assert states(tmp_path) == {"missing"}
+    ask = (
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        IMAGE,
+        "python3",
+        "-c",
+        "import platform; print(platform.python_version())",
+    )
+    for name in ("SIMULATE", "PREPARE"):
+        folder = Path(rows[name]["workdir"])
+        manifest = json.loads((folder / "manifest.json").read_text())
+        assert manifest["versions"]["python"] == docker(*ask).stdout.strip()
+        assert "#SBATCH" in (folder / ".command.run").read_text()
 
 
 def told(folder: Path) -> str:

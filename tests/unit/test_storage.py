@@ -164,7 +164,7 @@ def test_damaged_files_are_refused(tmp_path):
             storage.read_npz(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x.npy", b"no array")
-    with pytest.raises(ContractError, match="member 'x' is not a NumPy array"):
+    with pytest.raises(ContractError, match="key 'x' is not a NumPy array"):
         storage.read_npz(path)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Complex64, Float64, Int64
 
-from ptychoflow.data.storage import parse_metadata, read_npz
+from ptychoflow.data.npz import read_npz
+from ptychoflow.data.storage import parse_metadata
 from ptychoflow.errors import refuse
 from ptychoflow.frames import Positions, Region
 

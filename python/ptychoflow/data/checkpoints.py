@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from ptychoflow.data.storage import read_npz, write_npz
+from ptychoflow.data.npz import read_npz
+from ptychoflow.data.storage import write_npz
 from ptychoflow.errors import ContractError, TransientError
 
 logger = logging.getLogger(__name__)

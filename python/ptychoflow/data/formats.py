@@ -17,6 +17,7 @@ import numpy as np
 
 from ptychoflow.config import IngestConfig
 from ptychoflow.data.foreign import read_grid_lines, read_tike
+from ptychoflow.data.npz import read_npz
 from ptychoflow.data.rawscan import (
     LEGACY_METADATA,
     RawScan,
@@ -27,7 +28,7 @@ from ptychoflow.data.rawscan import (
     say_ignored,
 )
 from ptychoflow.data.schema import SCAN
-from ptychoflow.data.storage import parse_metadata, read_npz
+from ptychoflow.data.storage import parse_metadata
 from ptychoflow.errors import ContractError, refuse
 
 FRAME_KEYS = ("diff3d", "diffraction")

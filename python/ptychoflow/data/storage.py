@@ -1,14 +1,13 @@
-"""NPZ and JSON files: read without pickles and without copying frames, written whole or not at all, the same bytes each time.
+"""Files of the house: scans, views, reconstructions and JSON, written whole or not at all, the same bytes each time.
 
-Members of an uncompressed NPZ are memory-mapped, so a scan larger than memory can be read frame by frame.
+How arrays are read, without pickles and without copying frames: data/npz.py.
 """
 
+import io
 import json
-import math
 import os
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from ptychoflow.data.npz import read_npz
 from ptychoflow.data.schema import RECON, SCAN, SCHEMA_VERSION, SNAPSHOTS, VIEW, Field
 from ptychoflow.errors import ContractError, refuse
 from ptychoflow.frames import Canvas, Region
@@ -59,7 +59,8 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(Path(path).read_text(), parse_constant=_no_constant)
-    except ValueError as error:
+    # RecursionError: brackets in brackets, ten thousand deep.
+    except (ValueError, RecursionError) as error:
         raise ContractError(f"{path}: not strict JSON: {error}") from error
 
 
@@ -75,67 +76,12 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray | str]) -> None:
                 np.lib.format.write_array(member, np.asarray(value), allow_pickle=False)
 
 
-def read_npz(path: Path, *, skip: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-    """Return the arrays of an NPZ by key; uncompressed members are memory-mapped read-only.
-
-    Args:
-        path: the file.
-        skip: keys that are left out, unread; the way past a pickled member that is known and not needed.
-
-    Raises:
-        ContractError: not an NPZ, a key twice, or a pickled (object) member; the text names the member.
-    """
-    path = Path(path)
-    arrays: dict[str, np.ndarray] = {}
-    seen: set[str] = set()
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for info in archive.infolist():
-                name = info.filename.removesuffix(".npy")
-                if name in seen:
-                    raise ContractError(f"{path.name}: key '{name}' is in the file twice; remove one of them")
-                seen.add(name)
-                if name not in skip:
-                    arrays[name] = _read_member(path, archive, info, name)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise ContractError(f"{path.name}: not an NPZ file ({error}); expected the output of numpy.savez") from error
-    return arrays
-
-
-def _read_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> np.ndarray:
-    """Return one member: memory-mapped where it is stored plainly, else read."""
-    with archive.open(info) as member:
-        try:
-            version = np.lib.format.read_magic(member)
-            read_header = (
-                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            )
-            shape, fortran, dtype = read_header(member)
-        except ValueError as error:
-            raise ContractError(f"{path.name}: member '{name}' is not a NumPy array ({error})") from error
-        if dtype.hasobject:
-            raise ContractError(
-                f"{path.name}: key '{name}' is a pickled object, which is never loaded; "
-                "store metadata as a JSON string and arrays as plain numbers"
-            )
-        if info.file_size - member.tell() < math.prod(shape) * dtype.itemsize:
-            raise ContractError(
-                f"{path.name}: key '{name}' is cut short: its header promises {shape} {dtype}; copy the file again"
-            )
-        if info.compress_type != zipfile.ZIP_STORED or math.prod(shape) == 0:
-            count = math.prod(shape)
-            flat = np.frombuffer(member.read(count * dtype.itemsize), dtype=dtype, count=count)
-            return flat.reshape(shape, order="F" if fortran else "C")
-        header = member.tell()
-    with path.open("rb") as stream:
-        stream.seek(info.header_offset + 26)
-        name_length, extra_length = np.frombuffer(stream.read(4), dtype="<u2").tolist()
-    offset = info.header_offset + 30 + name_length + extra_length + header
-    if not shape:
-        with path.open("rb") as stream:
-            stream.seek(offset)
-            return np.frombuffer(stream.read(dtype.itemsize), dtype=dtype)[0:1].reshape(())
-    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape, order="F" if fortran else "C")
+def write_npy(path: Path, array: np.ndarray) -> None:
+    """Write an NPY file; what numpy.save itself says of a full disk has no error code."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    with atomic_write(path) as stream:
+        stream.write(buffer.getbuffer())
 
 
 def check_fields(arrays: Mapping[str, np.ndarray], fields: tuple[Field, ...]) -> list[str]:

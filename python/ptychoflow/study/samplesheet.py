@@ -13,15 +13,15 @@ from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from ptychoflow.config import STRICT, Side
+from ptychoflow.data.plain_yaml import read_yaml
 from ptychoflow.errors import UsageError, nearest
 from ptychoflow.study.parameters import DoseText, Heldout
 
-Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
 
 
 def _method_name(name: str) -> str:
@@ -181,7 +181,10 @@ def read_sheet(path: Path) -> Sheet:
     Raises:
         UsageError: when the file is empty or not of its format.
     """
-    text = path.read_text(encoding="utf-8-sig")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"samplesheet {path.name}: not text in UTF-8 ({error}); save it as such") from error
     suffix = path.suffix.lower()
     if suffix == ".csv":
         sheet = _read_csv(text, path.name)
@@ -215,8 +218,8 @@ def _read_csv(text: str, name: str) -> Sheet:
 
 def _read_list(text: str, name: str, *, is_json: bool) -> Sheet:
     try:
-        content = json.loads(text) if is_json else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
+        content = json.loads(text) if is_json else read_yaml(text)
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"samplesheet {name}: not {'JSON' if is_json else 'YAML'}: {error}") from error
     if not isinstance(content, list) or not all(isinstance(item, dict) for item in content):
         raise UsageError(f"samplesheet {name}: expected a list of rows, each with named columns")

@@ -6,6 +6,7 @@ Two backends, one for each way to learn: `PhysicsBackend` compares diffraction (
 
 import contextlib
 import hashlib
+import io
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from jaxtyping import Complex64, Float32, Int64
 from torch import Tensor
 
 from ptychoflow.config import ModelConfig, TrainConfig
+from ptychoflow.data.storage import atomic_write
 from ptychoflow.errors import DeviceMemoryError, UnavailableError
 from ptychoflow.models.forward import (
     check_input,
@@ -101,7 +103,11 @@ def save_weights(network: PatchNet, path: Path) -> None:
 
 def write_weights(weights: Mapping[str, np.ndarray], path: Path) -> None:
     """Write weights returned by `weights_of` as `save_weights` does."""
-    torch.save({name: torch.from_numpy(value) for name, value in weights.items()}, path)
+    buffer = io.BytesIO()
+    torch.save({name: torch.from_numpy(value) for name, value in weights.items()}, buffer)
+    # What torch.save itself says of a full disk has no error code.
+    with atomic_write(path) as stream:
+        stream.write(buffer.getbuffer())
 
 
 def load_weights(network: PatchNet, path: Path) -> None:
