@@ -744,7 +744,7 @@ def test_the_physics_arm_learns_an_object_the_right_way_round(tmp_path):
         test_scan=tmp_path / "test.npz",
         out_dir=tmp_path,
     )
-    train_once(tmp_path, tmp_path, epochs=40, batch_size=8, plateau_patience=4)
+    train_once(tmp_path, tmp_path, epochs=40, batch_size=8, learning_rate=1e-3, plateau_patience=4)
     recon, view = load_recon(tmp_path / "recon.npz"), load_view(tmp_path / "view.npz")
     region = view.score_regions[0]
     got = recon.object[recon.canvas.slices_of(region)]
