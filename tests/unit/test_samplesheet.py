@@ -110,6 +110,14 @@ def test_a_sheet_of_reconstructions_is_told_apart():
     assert message == "--input scans.csv has a column 'recon': such a sheet is for --from evaluate"
 
 
+def test_credentials_in_a_uri_are_refused_and_not_repeated():
+    message = usage_error(sheet_plan, {"id": "a", "scan": "s3://alice:hunter2@bucket/a.npz", "N": 64})
+    assert "row 2, column 'scan': Value error, holds a user name or password" in message
+    assert "hunter2" not in message
+    assert "alice" not in message
+    assert sheet_plan({"id": "a", "scan": "s3://bucket/a@2x.npz", "N": 64}).datasets
+
+
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [

@@ -33,13 +33,29 @@ def _method_name(name: str) -> str:
     return name
 
 
+def _without_credentials(location: str) -> str:
+    """Return a path or URI that may stand in logs, the plan and the published sheets."""
+    if WITH_CREDENTIALS.match(location):
+        raise ValueError(
+            "holds a user name or password, which would stand in logs; give it to Nextflow in its own configuration"
+        )
+    return location
+
+
+WITH_CREDENTIALS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*@")
+"""A URI with `user:password@` before its host."""
+
+Location = Annotated[str, Field(min_length=1), AfterValidator(_without_credentials)]
+"""A file, relative to the sheet's folder, or a URI without credentials."""
+
+
 @dataclass(frozen=True, config=STRICT)
 class SheetRow:
     """One scan of a samplesheet; an empty cell is a field at its default."""
 
     id: Identifier
     """Name of the scan, used in ids and paths."""
-    scan: Annotated[str, Field(min_length=1)]
+    scan: Location
     """The file, relative to the sheet's folder, or a URI."""
     role: Literal["train", "test", "both"] = "both"
     """`both` stands alone; a train row and a test row of one `object` belong together."""
@@ -67,9 +83,9 @@ class SheetRow:
 class ReconRow:
     """One reconstruction of a sheet for `--from evaluate`; an empty cell is a field at its default."""
 
-    recon: Annotated[str, Field(min_length=1)]
+    recon: Location
     """The reconstruction (recon.npz), relative to the sheet's folder, or a URI."""
-    scan: Annotated[str, Field(min_length=1)]
+    scan: Location
     """What it is scored on: frames, probe, and truth or reference."""
     label: Annotated[Identifier, AfterValidator(_method_name)]
     """Name of the method; rows of one label and several seeds are repetitions of it."""
@@ -77,7 +93,7 @@ class ReconRow:
     """Reconstructions of one object are compared with each other; the scan file's name without suffix when absent."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Which repetition."""
-    view: Annotated[str, Field(min_length=1)] | None = None
+    view: Location | None = None
     """A view.npz that was made for exactly this scan file; without one the scan is ingested and prepared."""
     heldout: Heldout = None
     """Frames that no method read: a key of the scan file, or a fraction; `--heldout` when absent."""
@@ -101,7 +117,7 @@ class ReadyRow:
 
     id: Identifier
     """Name of the scan, used in ids and paths."""
-    scan: Annotated[str, Field(min_length=1)]
+    scan: Location
     """The scan.npz that ptychoflow made, relative to the sheet's folder, or a URI."""
     role: Literal["train", "test", "both"] = "both"
     """`both` stands alone; a train row and a test row of one `object` belong together."""
@@ -125,17 +141,17 @@ class ViewRow:
 
     condition: Identifier
     """What is compared with each other; its views differ in gridsize only."""
-    view: Annotated[str, Field(min_length=1)]
+    view: Location
     """The view.npz, relative to the sheet's folder, or a URI."""
     gridsize: Annotated[int, Field(ge=1, le=3)]
     """Square root of the number of frames in a group of the view."""
     train: Identifier
     """Name of the train scan."""
-    train_scan: Annotated[str, Field(min_length=1)]
+    train_scan: Location
     """Its scan.npz."""
     test: Identifier
     """Name of the test scan; that of the train scan where one scan is both."""
-    test_scan: Annotated[str, Field(min_length=1)]
+    test_scan: Location
     """Its scan.npz."""
     N: Side
     """Side of a frame, px."""
@@ -160,7 +176,7 @@ class ModelRow(ViewRow):
     """Id in the registry."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Training seed."""
-    model: Annotated[str, Field(min_length=1)] | None = None
+    model: Location | None = None
     """Folder of the trained model; none for an arm that is not trained."""
 
 
@@ -264,4 +280,5 @@ def _problem(where: str, cells: Mapping[str, Any], item: Any, row_type: type) ->
     if column not in cells:
         required = [field.name for field in fields(row_type) if field.default is MISSING]
         return f"samplesheet {where}, column '{column}': missing; required are the columns {', '.join(required)}"
-    return f"samplesheet {where}, column '{column}': {item['msg']}, got {cells[column]!r}"
+    got = WITH_CREDENTIALS.sub("***@", str(cells[column])) if isinstance(cells[column], str) else cells[column]
+    return f"samplesheet {where}, column '{column}': {item['msg']}, got {got!r}"
