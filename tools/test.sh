@@ -58,7 +58,7 @@ case $group in
     OMP_NUM_THREADS=1 run_layer unit "not pipeline and not browser and not tensorflow and not docker and not slurm" -n auto --maxprocesses 4
     # A process of its own: TensorFlow and PyTorch never share one.
     run_layer tensorflow "tensorflow" tests/tf
-    run_layer pipeline "pipeline" -n 2 --dist loadfile
+    run_layer pipeline "pipeline" -n 2 --dist loadfile --no-loadscope-reorder
     ;;
   machines)
     run_on_machine browser "browser" tools/chromium.sh
