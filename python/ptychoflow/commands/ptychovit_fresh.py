@@ -33,7 +33,8 @@ from ptychoflow.commands.evaluate import facts_of
 from ptychoflow.commands.prepare import prepare
 from ptychoflow.commands.simulate import simulate_scan
 from ptychoflow.config import STRICT, Count, Dose, EvaluateConfig, PrepareConfig, Side, SimulateConfig
-from ptychoflow.data.storage import load_recon, read_json, read_npz, save_recon, save_scan, write_json, write_npz
+from ptychoflow.data.npz import read_npz
+from ptychoflow.data.storage import load_recon, read_json, save_recon, save_scan, write_json, write_npz
 from ptychoflow.errors import NumericalError, UsageError
 from ptychoflow.frames import Canvas
 from ptychoflow.provenance import sha256_file

@@ -18,7 +18,8 @@ from ptychoflow.arms.ptychovit.judge import of_streams
 from ptychoflow.arms.ptychovit.normalization import check_loaded, largest_intensity
 from ptychoflow.arms.ptychovit.validate import validate_folder
 from ptychoflow.commands.ptychovit_fresh import COMMAND, LABEL, METRICS, PICTURES, RECON, RUN, TRUTH
-from ptychoflow.data.storage import read_json, read_npz
+from ptychoflow.data.npz import read_npz
+from ptychoflow.data.storage import read_json
 from ptychoflow.errors import ContractError
 from ptychoflow.provenance import sha256_file
 

@@ -5,8 +5,7 @@ from typing import Any
 
 import h5py
 
-MOST_COMPRESSED = 1032
-"""Bytes that one stored byte can at most become under the deflate filter; a header may promise any number."""
+from ptychoflow.data.npz import MOST_DEFLATED
 
 
 def read_datasets(file: Any, names: tuple[str, ...]) -> tuple[dict[str, Any], list[str]]:
@@ -39,7 +38,7 @@ def _unreadable(dataset: Any) -> str | None:
         return f"keeps its data in other files than {Path(dataset.file.filename).name}; copy them into it"
     if dataset.dtype.hasobject:
         return f"must hold plain numbers, got {dataset.dtype}"
-    if dataset.shape is None or dataset.nbytes > dataset.id.get_storage_size() * MOST_COMPRESSED:
+    if dataset.shape is None or dataset.nbytes > dataset.id.get_storage_size() * MOST_DEFLATED:
         stored = dataset.id.get_storage_size()
         return (
             f"promises {dataset.shape} {dataset.dtype}, and the file stores {stored} bytes of it; copy the file again"

@@ -33,6 +33,10 @@ def _method_name(name: str) -> str:
     return name
 
 
+WITH_CREDENTIALS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*@")
+"""A URI with `user:password@` before its host."""
+
+
 def _without_credentials(location: str) -> str:
     """Return a path or URI that may stand in logs, the plan and the published sheets."""
     if WITH_CREDENTIALS.match(location):
@@ -41,9 +45,6 @@ def _without_credentials(location: str) -> str:
         )
     return location
 
-
-WITH_CREDENTIALS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*@")
-"""A URI with `user:password@` before its host."""
 
 Location = Annotated[str, Field(min_length=1), AfterValidator(_without_credentials)]
 """A file, relative to the sheet's folder, or a URI without credentials."""
@@ -280,5 +281,5 @@ def _problem(where: str, cells: Mapping[str, Any], item: Any, row_type: type) ->
     if column not in cells:
         required = [field.name for field in fields(row_type) if field.default is MISSING]
         return f"samplesheet {where}, column '{column}': missing; required are the columns {', '.join(required)}"
-    got = WITH_CREDENTIALS.sub("***@", str(cells[column])) if isinstance(cells[column], str) else cells[column]
-    return f"samplesheet {where}, column '{column}': {item['msg']}, got {got!r}"
+    got = WITH_CREDENTIALS.sub("***@", repr(cells[column]))
+    return f"samplesheet {where}, column '{column}': {item['msg']}, got {got}"
