@@ -56,8 +56,8 @@ case $group in
   summary)
     # One process a core, and one thread each: most tests are small.
     OMP_NUM_THREADS=1 run_layer unit "not pipeline and not browser and not tensorflow and not docker and not slurm" -n auto --maxprocesses 4
-    # A process of its own: TensorFlow and PyTorch never share one.
-    run_layer tensorflow "tensorflow" tests/tf
+    # Processes of their own: TensorFlow and PyTorch never share one.
+    OMP_NUM_THREADS=1 run_layer tensorflow "tensorflow" tests/tf -n auto --maxprocesses 2
     run_layer pipeline "pipeline" -n 2 --dist loadfile --no-loadscope-reorder
     ;;
   machines)

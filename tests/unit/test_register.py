@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+import scipy.signal
 from skimage.registration import phase_cross_correlation
 
 from analytic_objects import pixels, scene
@@ -12,7 +13,7 @@ from ptychoflow.imaging.distortion import find_distortion
 from ptychoflow.imaging.harmonize import Grid
 from ptychoflow.imaging.orientation import TURNS, find_orientation
 from ptychoflow.imaging.ramp import estimate_ramp
-from ptychoflow.imaging.register import find_peak, thinned
+from ptychoflow.imaging.register import find_peak, tapered, thinned
 from ptychoflow.imaging.survey import Survey, survey
 
 SHAPE = (131, 158)
@@ -282,3 +283,9 @@ def test_tiny_regions_have_a_defined_answer(shape):
         np.testing.assert_allclose(found.registration.shift_rc_px, 0, atol=0.05)
     assert not found.orientation.warning
     assert all(np.isfinite(value) for value in asdict(found.registration).values() if isinstance(value, float))
+
+
+@pytest.mark.parametrize("side", [1, 2, 9, 64, 131])
+def test_the_taper_is_the_tukey_window_without_its_ends(side):
+    """Oracle: scipy.signal."""
+    np.testing.assert_allclose(tapered(side), scipy.signal.windows.tukey(side + 2, 0.5)[1:-1], atol=1e-7)

@@ -47,3 +47,12 @@ def test_planning_loads_no_numerical_library_but_numpy(tmp_path):
     names = loaded("plan", "--params", parameters, "--arms", str(ROOT / "conf" / "arms.json"), "--out", str(tmp_path))
     assert (tmp_path / "plan.json").exists()
     assert HEAVY.isdisjoint(name.partition(".")[0] for name in names)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "compare_condition", "collect"])
+def test_the_scoring_commands_load_neither_signal_processing_nor_distributions(command):
+    """Half a second each, for one window and one quantile; a study starts these commands once or more a run."""
+    code = f"import sys, ptychoflow.commands.{command}; print({{'scipy.signal', 'scipy.stats', 'pandas'}} & set(sys.modules))"
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "python")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == "set()"

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64, Real
-from scipy import stats
+from scipy.special import stdtrit
 
 from ptychoflow.metrics.score import Direction
 
@@ -159,7 +159,7 @@ def interval(values: Float64[np.ndarray, "n"], level: float = LEVEL) -> tuple[fl
     if n < 2:
         return None, None, "none"
     if n < FEWEST_TO_RESAMPLE:
-        half = float(stats.t.ppf((1 + level) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n))
+        half = float(stdtrit(n - 1, (1 + level) / 2) * values.std(ddof=1) / np.sqrt(n))
         return float(values.mean()) - half, float(values.mean()) + half, "student"
     low, high = np.quantile(_resampled_means(values), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high), "bootstrap"
