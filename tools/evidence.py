@@ -119,6 +119,21 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
+STUDIES: dict[str, dict[str, Any]] = {
+    "star_dose_overlap": {
+        "about": "dose and share of frames on the object that LSQML found on the measured star (lsqml_n128), at N = 128",
+        "study": "fly64_dose_overlap",
+        "base": ("lsqml_n128", "conditions/star128/recons/lsqml/s0/recon.npz"),
+        "params": {
+            "models": "pinn_torch,lsqml", "doses": "1e3,1e5", "views": "all,s_img_050,s_img_025", "gridsizes": "1,2",
+            "seeds": "0,1", "split_fraction": 0.7, "step_train_px": 12, "n_filters_scale": 1, "learning_rate": 5e-4, "epochs": 12,
+            "batch_size": 8, **PRESET, "lsqml_epochs": 50, "snapshots": "none", "min_success": 0,
+        },
+    },
+}  # fmt: skip
+"""Studies of many conditions: a table of medians, no bounds. They start from the reconstruction of an experiment above."""
+STUDY_SCORES = (("phase", "mae"), ("phase", "pearson"), ("amp", "mae"), ("complex", "frc50"))
+
 
 def run(name: str, experiment: dict[str, Any]) -> Path:
     """Run one experiment from nothing and return its output folder."""
@@ -127,6 +142,8 @@ def run(name: str, experiment: dict[str, Any]) -> Path:
     folder.mkdir(parents=True)
     if "study" in experiment:
         source = ["--study", experiment["study"]]
+        if "base" in experiment:
+            source += ["--base", str(base_of(experiment))]
     else:
         sheet = experiment["sheet"] | {"scan": str(DATA / experiment["sheet"]["scan"])}
         with (folder / "sheet.csv").open("w", newline="") as stream:
@@ -140,6 +157,15 @@ def run(name: str, experiment: dict[str, Any]) -> Path:
     with (folder / "nextflow.log").open("w") as log:
         subprocess.run(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, check=True)
     return folder / "out"
+
+
+def base_of(experiment: dict[str, Any]) -> Path:
+    """Return the reconstruction that a study starts from; its experiment is run where its output is not there."""
+    name, part = experiment["base"]
+    path = SCRATCH / name / "out" / part
+    if not path.exists():
+        run(name, EXPERIMENTS[name])
+    return path
 
 
 def figures(metrics: dict[str, Any]) -> dict[str, Any]:
@@ -240,6 +266,53 @@ def collect(name: str, experiment: dict[str, Any], outdir: Path) -> dict[str, An
     }
 
 
+def collect_study(name: str, experiment: dict[str, Any], outdir: Path) -> dict[str, Any]:
+    """Return the medians over seeds of every condition and arm, with how many runs ended ok and why the others did not."""
+    summary = outdir / "summary"
+    with (summary / "statistics.csv").open(newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["block"] == "stitched"]
+    spreads = {(row["condition"], row["model"], row["part"], row["metric"]): row for row in rows}
+    with (summary / "run_status.tsv").open(newline="") as stream:
+        statuses = list(csv.DictReader(stream, delimiter="\t"))
+    cells: dict[str, dict[str, Any]] = {}
+    for status in statuses:
+        condition, label = status["run_id"].split("__")[:2]
+        cell = cells.setdefault(condition, {}).setdefault(label, {"n": 0, "n_ok": 0, "not_ok": {}})
+        cell["n"] += 1
+        cell["n_ok"] += status["state"] == "ok"
+        if status["state"] != "ok":
+            cell["not_ok"][status["run_id"]] = status["reason"]
+        for part, metric in STUDY_SCORES:
+            spread = spreads.get((condition, label, part, metric))
+            cell[f"{part}_{metric}"] = float(spread["median"]) if spread and spread["median"] else None
+    pictures = [*summary.glob("study/*_phase_mae.png"), *outdir.glob("conditions/*_all/visuals/compare_amp_phase.png")]
+    for picture in pictures:
+        owner = f"{picture.parents[1].name}_" if picture.parent.name == "visuals" else ""
+        shutil.copyfile(picture, OUT / f"{name}_{owner}{picture.name}")
+    return {"about": experiment["about"], "parameters": experiment["params"], "cells": cells}
+
+
+def study_table() -> str:
+    """Return the Markdown table of the studies: median over the seeds that ended ok, with their number."""
+    lines = []
+    for name in STUDIES:
+        path = OUT / f"{name}.json"
+        if not path.exists():
+            return f"{name}: not measured"
+        cells = json.loads(path.read_text())["cells"]
+        labels = list(next(iter(cells.values())))
+        head = [f"{score} of {label}" for score in ("phase MAE, rad,", "FRC50, Nyquist,") for label in labels]
+        lines += ["| " + " | ".join([f"[{name}](evidence/{name}.json)", *head]) + " |", "|" + "---|" * (1 + len(head))]
+        for condition, arms in cells.items():
+            row = [condition]
+            for key in ("phase_mae", "complex_frc50"):
+                for label in labels:
+                    value, ok, n = arms[label][key], arms[label]["n_ok"], arms[label]["n"]
+                    row.append(f"{value:.3f} ({ok} of {n} ok)" if value is not None else f"– ({ok} of {n} ok)")
+            lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
 def lines_table() -> str:
     """Return the Markdown table of the simulated experiments: median over seeds [least, largest], legacy definitions."""
     head = ["experiment", "arm", "amplitude MAE", "SSIM", "MS-SSIM", "FRC50, bins", "phase MAE", "*amplitude SSIM*"]
@@ -298,10 +371,11 @@ def table() -> str:
 
 
 def write_tables() -> None:
-    """Put the tables between the markers of README.md and docs/arms.md."""
+    """Put the tables between the markers of README.md, docs/arms.md and docs/studies.md."""
     for path, marker, text in (
         (ROOT / "README.md", "evidence", table()),
         (ROOT / "docs/arms.md", "lines", lines_table()),
+        (ROOT / "docs/studies.md", "star", study_table()),
     ):
         begin, end = BEGIN.format(marker), END.format(marker)
         head, rest = path.read_text().split(begin)
@@ -318,17 +392,18 @@ def processor() -> str:
 
 def main() -> int:
     """Run the experiments named on the command line, or all; return 1 when a bound does not hold."""
+    everything = EXPERIMENTS | STUDIES
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help=f"any of {', '.join(EXPERIMENTS)}; all when none is named")
-    parser.add_argument("--table", action="store_true", help="only rewrite the tables of README.md and docs/arms.md")
+    parser.add_argument("names", nargs="*", help=f"any of {', '.join(everything)}; all when none is named")
+    parser.add_argument("--table", action="store_true", help="only rewrite the tables of README.md and docs")
     arguments = parser.parse_args()
     if arguments.table:
         write_tables()
         return 0
-    names = arguments.names or list(EXPERIMENTS)
-    if unknown := [name for name in names if name not in EXPERIMENTS]:
-        parser.error(f"unknown experiment {unknown}; there are {list(EXPERIMENTS)}")
-    if not DATA.is_dir() and any("sheet" in EXPERIMENTS[name] for name in names):
+    names = arguments.names or list(everything)
+    if unknown := [name for name in names if name not in everything]:
+        parser.error(f"unknown experiment {unknown}; there are {list(everything)}")
+    if not DATA.is_dir() and any({"sheet", "base"} & everything[name].keys() for name in names):
         sys.exit("evidence: the measured scans are not there (../shared/data/siemens_star)")
     OUT.mkdir(parents=True, exist_ok=True)
     revision = subprocess.run(
@@ -337,10 +412,11 @@ def main() -> int:
     failed = 0
     for name in names:
         clock = time.monotonic()
-        record = collect(name, EXPERIMENTS[name], run(name, EXPERIMENTS[name]))
+        experiment, collector = everything[name], collect_study if name in STUDIES else collect
+        record = collector(name, experiment, run(name, experiment))
         record |= {"revision": revision, "machine": processor(), "wall_seconds": round(time.monotonic() - clock, 1)}
         (OUT / f"{name}.json").write_text(json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n")
-        for check in record["bounds"]:
+        for check in record.get("bounds", []):
             failed += not check["holds"]
             verdict = "holds" if check["holds"] else "MISSED"
             limit = f"at least {check['at_least']}" if "at_least" in check else f"at most {check['at_most']}"
