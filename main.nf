@@ -97,9 +97,9 @@ workflow EXTERNAL {
     main:
     ch_parts = ch_jobs
         .flatMap { _key, meta, run, train_scan, test_scan, view ->
-            def of = { part, dataset -> [id: "${run.view}__${part}".toString(), condition: meta.condition, dataset: dataset, part: part] }
-            def test = [of('test', run.test), test_scan, view]
-            meta.trains ? [[of('train', run.train_id), train_scan, view], test] : [test]
+            def part = { name, dataset -> [id: "${run.view}__${name}".toString(), condition: meta.condition, dataset: dataset, part: name] }
+            def test = [part.call('test', run.test), test_scan, view]
+            meta.trains ? [[part.call('train', run.train_id), train_scan, view], test] : [test]
         }
         .unique { meta, _scan, _view -> meta.id }
     EXPORT_PAIR(ch_parts, code_rev)

@@ -1,6 +1,7 @@
 """A `nextflow` that runs while the test goes on, to be killed or watched; for finished ones there is the fixture `nextflow`."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -31,6 +32,8 @@ def start(folder: Path, *arguments: object) -> subprocess.Popen:
         return subprocess.Popen(
             list(map(str, command)), cwd=folder, env=environment_of(folder), start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            # What a shell starts in the background ignores Ctrl-C, and so does what that starts: these tests too.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
 
 

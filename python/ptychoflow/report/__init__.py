@@ -1,1 +1,1 @@
-"""Pictures, tables and the HTML report: the only place that imports matplotlib and pandas."""
+"""Pictures, tables and the HTML report: the only place that imports matplotlib."""
