@@ -25,6 +25,11 @@ def environment_of(folder: Path) -> dict[str, str]:
     }
 
 
+def heed_interrupts() -> None:
+    """Let this process end by Ctrl-C. What a shell started in the background ignores it, and what that starts does."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(folder: Path, *arguments: object) -> subprocess.Popen:
     """Return a running Nextflow whose launch folder is `folder`; its process is the JVM itself, its output in `launch.log`."""
     command = [os.environ.get("NEXTFLOW", ROOT / ".nextflow-dist" / "nextflow"), *arguments]
@@ -32,8 +37,7 @@ def start(folder: Path, *arguments: object) -> subprocess.Popen:
         return subprocess.Popen(
             list(map(str, command)), cwd=folder, env=environment_of(folder), start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            # What a shell starts in the background ignores Ctrl-C, and so does what that starts: these tests too.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=heed_interrupts,
         )  # fmt: skip
 
 

@@ -15,7 +15,14 @@ from background_launch import environment_of
 ROOT = Path(__file__).parents[2]
 PROJECT_PARTS = ("main.nf", "nextflow.config", "nextflow_schema.json", "modules", "conf", "bin", "python")
 LIMIT_S = 1200
-"""After this a launch hangs. The longest takes three minutes alone on two cores, and five times that beside others on a slow machine."""
+"""After this a launch hangs. The longest takes three minutes alone on two cores, and up to five times that beside others."""
+
+LONGEST = ("test_dose_overlap", "test_arms", "test_real_run", "test_failures", "test_ptychovit")
+"""Files of tests that come first: what takes minutes must not start when the other process has nothing left to do."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 @dataclass(frozen=True)

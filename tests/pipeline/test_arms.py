@@ -12,7 +12,8 @@ PATCH_SCORES = {"mae_amp", "mse_amp", "mae_phase", "mse_phase"}
 
 
 def test_eight_neural_runs_end_ok_with_stitched_and_patch_scores(nextflow, project, tmp_path):
-    options = ["--study", "lines", "--models", ",".join(MODELS), "--gridsizes", "1,2"]
+    # Quality over time is another test's (test_real_run.py): a sixth of the work here.
+    options = ["--study", "lines", "--models", ",".join(MODELS), "--gridsizes", "1,2", "--snapshots", "none"]
     launch = nextflow(tmp_path, "run", project, "-profile", "test", *options)
     assert launch.returncode == 0, launch.text
     runs = {f"lines__{arm}_gs{gridsize}__n64__s0": "ok" for arm in MODELS for gridsize in (1, 2)}

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from background_launch import heed_interrupts
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +42,7 @@ def start(folder: Path, lease: str, seconds: float = 0.2, **more: str) -> subpro
     script = TASK.format(lease=lease, seconds=seconds)
     return subprocess.Popen(
         ["bash", "-c", script], env=environment(folder, **more), text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed_interrupts,
     )  # fmt: skip
 
 
