@@ -19,7 +19,7 @@ setup:  ## make .venv and the Nextflow launcher (every other target calls it)
 # A launch folder of its own: -resume continues the last run of the folder, whichever that was.
 demo: setup  ## simulate, train, reconstruct and score a small scan; ends with the place of its report
 	@mkdir -p results/.demo
-	@cd results/.demo && ../../.nextflow-dist/nextflow run ../../main.nf --study siemens \
+	@cd results/.demo && ../../.nextflow-dist/nextflow run ../../main.nf --study siemens --cpus_per_run 4 \
 		--outdir "$(CURDIR)/results/demo" $$([[ -e .nextflow/history ]] && echo -resume)
 	@echo "demo: the report is $(CURDIR)/results/demo/summary/report.html"
 
@@ -47,7 +47,7 @@ smoke:  ## check both images where they will run: unknown user, read-only, no ne
 	@version=$$(sed -n 's/^__version__ = "\(.*\)"$$/\1/p' python/ptychoflow/__init__.py); \
 		for name in cpu cuda; do bash containers/smoke.sh "$${IMAGE_PREFIX:-ptychoflow}/$$name:$$version"; done
 
-evidence: setup  ## rerun the measured results quoted in docs/evidence (an hour or more)
+evidence: setup  ## rerun the measured results quoted in docs/evidence (two to three hours)
 	@$(PYTHON_RUN) tools/evidence.py
 
 bench: setup  ## print the speed of each stage, beside its bound where it has one

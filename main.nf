@@ -97,7 +97,9 @@ workflow EXTERNAL {
     main:
     ch_parts = ch_jobs
         .flatMap { _key, meta, run, train_scan, test_scan, view ->
-            def part = { name, dataset -> [id: "${run.view}__${name}".toString(), condition: meta.condition, dataset: dataset, part: name] }
+            def part = { name, dataset ->
+                [id: "${run.view}__${name}".toString(), condition: meta.condition, dataset: dataset, part: name]
+            }
             def test = [part.call('test', run.test), test_scan, view]
             meta.trains ? [[part.call('train', run.train_id), train_scan, view], test] : [test]
         }

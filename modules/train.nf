@@ -1,5 +1,5 @@
 // Trains one neural arm with one seed. Checkpoints live outside the task, so that a killed training goes on; their folder
-// comes by the environment (nextflow.config), since an input value would be part of the task's identity.
+// comes by the environment (conf/base.config), since an input value would be part of the task's identity.
 process TRAIN {
     tag "${meta.id}"
     ext ids: { meta }

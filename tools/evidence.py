@@ -1,8 +1,8 @@
 """Rerun the measured results that docs quote, from nothing, and write docs/evidence/*.json and pictures.
 
 Every figure comes out of the workflow's own outputs: this script only writes samplesheets, starts `nextflow run main.nf`,
-reads metrics.json, history.csv and manifest.json, and checks the figures against bounds. Experiments with a `sheet` need the
-measured scans in ../shared/data and stop in words without them; those with a `study` simulate their scans.
+reads what that wrote, and checks the figures against bounds where there are any. Experiments with a `sheet` or a `base` need
+the measured scans in ../shared/data and stop in words without them; the others simulate their scans.
 """
 
 import argparse
@@ -289,7 +289,14 @@ def collect_study(name: str, experiment: dict[str, Any], outdir: Path) -> dict[s
     for picture in pictures:
         owner = f"{picture.parents[1].name}_" if picture.parent.name == "visuals" else ""
         shutil.copyfile(picture, OUT / f"{name}_{owner}{picture.name}")
-    return {"about": experiment["about"], "parameters": experiment["params"], "cells": cells}
+    datasets = [json.loads(path.read_text()) for path in sorted(outdir.glob("datasets/*/manifest.json"))]
+    return {
+        "about": experiment["about"],
+        "parameters": experiment["params"],
+        "input_sha256": {name: entry for dataset in datasets for name, entry in dataset["inputs"].items()},
+        "versions": datasets[0]["versions"],
+        "cells": cells,
+    }
 
 
 def study_table() -> str:

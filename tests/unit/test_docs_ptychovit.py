@@ -36,7 +36,7 @@ def commands(program):
     return found
 
 
-@pytest.mark.parametrize("words", commands("ptychoflow ptychovit"), ids=" ".join)
+@pytest.mark.parametrize("words", commands("bin/ptychoflow ptychovit"), ids=" ".join)
 def test_options_of_commands_exist(words):
     command = get_command(app)
     for name in words[1:3]:

@@ -20,7 +20,7 @@ centre of an N-pixel patch is the object pixel under patch pixel N//2. `x` is th
 
 To see whether a scan fits, and what it holds:
 
-    ptychoflow validate FILE [VIEW]
+    bin/ptychoflow validate FILE [VIEW]
 """
 
 ABOUT = {
