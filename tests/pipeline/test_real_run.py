@@ -35,6 +35,16 @@ def test_every_arm_ends_ok_with_a_score(real_launch):
     assert report.count("data:image/png;base64,") >= len(ARMS)
 
 
+def cores(launch, *processes):
+    """Return the numbers of cores that tasks of these processes were given."""
+    return {int(row["cpus"]) for row in launch.trace() if row["process"] in processes}
+
+
+def test_a_run_takes_half_of_the_machine(real_launch):
+    assert cores(real_launch, "TRAIN", "RECONSTRUCT", "LSQML") == {min(4, max(1, len(os.sched_getaffinity(0)) // 2))}
+    assert cores(real_launch, "SIMULATE", "PREPARE", "EVALUATE", "COMPARE", "COLLECT") == {1}
+
+
 def roles(launch):
     """Return the names of the files that each process made, with `<label>` in place of the arm's."""
     found = {}
@@ -167,8 +177,10 @@ def test_exact_reruns(nextflow, own_project, tmp_path):
     assert set(same.tasks("CACHED")) == everything
     assert same.tasks("COMPLETED") == {}
 
-    scoring = nextflow(tmp_path / "launch", *options, "--phase_ramp", "--infer_batch_size", "8", "-resume")
+    all_cores = ("--cpus_per_run", str(len(os.sched_getaffinity(0)) + 1))
+    scoring = nextflow(tmp_path / "launch", *options, "--phase_ramp", "--infer_batch_size", "8", *all_cores, "-resume")
     assert set(scoring.tasks("CACHED")) == {"SIMULATE", "PREPARE", "TRAIN"}
+    assert cores(scoring, "RECONSTRUCT") == {len(os.sched_getaffinity(0))}
 
     epochs = nextflow(tmp_path / "launch", *options, "--epochs", "2", "-resume")
     assert set(epochs.tasks("COMPLETED")) == everything - {"SIMULATE", "PREPARE"}
