@@ -210,6 +210,17 @@ def frc_curve(path: Path) -> dict[str, list[float | None]]:
     }
 
 
+def origin(experiment: dict[str, Any], outdir: Path) -> dict[str, Any]:
+    """Return what an experiment is and what it was made from and with."""
+    datasets = [json.loads(path.read_text()) for path in sorted(outdir.glob("datasets/*/manifest.json"))]
+    return {
+        "about": experiment["about"],
+        "parameters": experiment["params"],
+        "input_sha256": {name: entry for dataset in datasets for name, entry in dataset["inputs"].items()},
+        "versions": datasets[0]["versions"],
+    }
+
+
 def collect(name: str, experiment: dict[str, Any], outdir: Path) -> dict[str, Any]:
     """Return one experiment's record: runs, medians over seeds, bounds and whether they hold."""
     runs: dict[str, dict[str, Any]] = {}
@@ -253,12 +264,7 @@ def collect(name: str, experiment: dict[str, Any], outdir: Path) -> dict[str, An
     for kind in PICTURES:
         for picture in sorted(outdir.glob(f"conditions/*/visuals/{kind}.png")):
             shutil.copyfile(picture, OUT / f"{name}_{picture.name}")
-    datasets = [json.loads(path.read_text()) for path in sorted(outdir.glob("datasets/*/manifest.json"))]
-    return {
-        "about": experiment["about"],
-        "parameters": experiment["params"],
-        "input_sha256": {name: entry for dataset in datasets for name, entry in dataset["inputs"].items()},
-        "versions": datasets[0]["versions"],
+    return origin(experiment, outdir) | {
         "medians_over_seeds": medians,
         "bounds": checks,
         "file_own_object": [comparison["reference"] for comparison in comparisons],
@@ -289,14 +295,7 @@ def collect_study(name: str, experiment: dict[str, Any], outdir: Path) -> dict[s
     for picture in pictures:
         owner = f"{picture.parents[1].name}_" if picture.parent.name == "visuals" else ""
         shutil.copyfile(picture, OUT / f"{name}_{owner}{picture.name}")
-    datasets = [json.loads(path.read_text()) for path in sorted(outdir.glob("datasets/*/manifest.json"))]
-    return {
-        "about": experiment["about"],
-        "parameters": experiment["params"],
-        "input_sha256": {name: entry for dataset in datasets for name, entry in dataset["inputs"].items()},
-        "versions": datasets[0]["versions"],
-        "cells": cells,
-    }
+    return origin(experiment, outdir) | {"cells": cells}
 
 
 def study_table() -> str:

@@ -14,22 +14,27 @@ from plan_cases import ROOT
 
 HEAVY = {"torch", "tensorflow", "keras", "ptychi", "matplotlib", "pandas", "scipy", "skimage", "h5py"}
 NUMERICAL = {*HEAVY, "numpy", "jaxtyping", "yaml"}
-COUNT = """
-import json, runpy, sys
+CALL = """
+import runpy, sys
 sys.argv = {arguments!r}
 try:
     runpy.run_module("ptychoflow.cli", run_name="__main__")
 except SystemExit:
     pass
-print(json.dumps(sorted(sys.modules)), file=sys.stderr)
 """
+COUNT = "\nimport json, sys; print(json.dumps(sorted(sys.modules)), file=sys.stderr)"
 
 
 def loaded(*arguments):
     """Return the names of all modules that a call of the command line has loaded when it ends."""
-    code = COUNT.format(arguments=["ptychoflow", *arguments])
+    return modules_after(CALL.format(arguments=["ptychoflow", *arguments]))
+
+
+def modules_after(code):
+    """Return the names of all modules that a Python of its own has loaded after some code."""
     environment = os.environ | {"PYTHONPATH": str(ROOT / "python")}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    command = [sys.executable, "-c", code + COUNT]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return json.loads(done.stderr.splitlines()[-1])
 
 
@@ -52,7 +57,5 @@ def test_planning_loads_no_numerical_library_but_numpy(tmp_path):
 @pytest.mark.parametrize("command", ["evaluate", "compare_condition", "collect"])
 def test_the_scoring_commands_load_neither_signal_processing_nor_distributions(command):
     """Half a second each, for one window and one quantile; a study starts these commands once or more a run."""
-    code = f"import sys, ptychoflow.commands.{command}; print({{'scipy.signal', 'scipy.stats', 'pandas'}} & set(sys.modules))"
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "python")}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    assert done.stdout.strip() == "set()"
+    names = modules_after(f"import ptychoflow.commands.{command}")
+    assert {"scipy.signal", "scipy.stats", "pandas"}.isdisjoint(names)
